@@ -39,14 +39,16 @@ def attention(q, k, v, mask=None, bias=None, score=scaled_dot_product):
         (..., seq_q, seq_k): weights in [0, 1], each row summing to 1.
 
     Raises:
-        ValueError: q and k differ in d_head, k and v differ in seq_k, the mask is not
-            boolean or does not fit, or a query has nothing that it may attend to.
+        ValueError: q and k differ in d_head, k and v differ in seq_k, the three are not of
+            one floating-point type, the mask is not boolean, mask or bias does not fit, or
+            a query has nothing that it may attend to.
 
     Source: Vaswani et al. 2017, eq. 1. Built in chapters/02-attention.
     """
     _check_shapes(q, k, v)
     scores = score(q, k)  # (..., seq_q, seq_k)
     if bias is not None:
+        _check_fits("bias", bias, scores)
         scores = scores + bias
     if mask is not None:
         mask = _checked_mask(mask, scores)
@@ -148,7 +150,7 @@ class MultiHeadAttention(nn.Module):
         """
         if x.ndim != 3 or x.shape[-1] != self.d_model:
             raise ValueError(f"expected x of (batch, seq, {self.d_model}), got {tuple(x.shape)}")
-        positions = positions or Positions()
+        positions = Positions() if positions is None else positions
         start = 0 if cache is None else cache.length
         q = self._split(x @ self.W_Q + self.b_Q)  # (batch, n_heads, seq_q, d_head)
         k = self._split(x @ self.W_K + self.b_K)
@@ -174,23 +176,32 @@ def _check_shapes(q, k, v):
         raise ValueError(f"expected q and k of the same d_head, {shapes}")
     if k.shape[-2] != v.shape[-2]:
         raise ValueError(f"expected k and v of the same seq_k, {shapes}")
+    if 0 in k.shape[-2:]:
+        raise ValueError(f"expected at least one key, at least one wide, {shapes}")
+    if not q.dtype == k.dtype == v.dtype or not q.is_floating_point():
+        types = f"got q {q.dtype}, k {k.dtype}, v {v.dtype}"
+        raise ValueError(f"expected q, k and v of one floating-point type, {types}")
     try:
         torch.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
     except RuntimeError:
         raise ValueError(f"expected leading dimensions that broadcast, {shapes}") from None
 
 
+def _check_fits(name, given, scores):
+    try:
+        if torch.broadcast_shapes(given.shape, scores.shape) == scores.shape:
+            return
+    except RuntimeError:
+        pass
+    raise ValueError(
+        f"expected a {name} that broadcasts to {tuple(scores.shape)}, got {tuple(given.shape)}"
+    )
+
+
 def _checked_mask(mask, scores):
     if mask.dtype != torch.bool:
         raise ValueError(f"expected a boolean mask, True = may attend, got {mask.dtype}")
-    try:
-        fits = torch.broadcast_shapes(mask.shape, scores.shape) == scores.shape
-    except RuntimeError:
-        fits = False
-    if not fits:
-        raise ValueError(
-            f"expected a mask that broadcasts to {tuple(scores.shape)}, got {tuple(mask.shape)}"
-        )
+    _check_fits("mask", mask, scores)
     rows = mask.any(dim=-1)
     if not rows.all():
         blind = (~rows).nonzero()[0].tolist()
