@@ -28,8 +28,49 @@ class LayerNorm(nn.Module):
         """(..., d_model) -> (..., d_model), each vector by itself."""
         _check_width(x, self.w)
         centred = x - x.mean(dim=-1, keepdim=True)
-        variance = (centred * centred).mean(dim=-1, keepdim=True)  # (..., 1)
-        return centred * torch.rsqrt(variance + self.eps) * self.w + self.b
+        return centred * inverse_rms(centred, self.eps) * self.w + self.b
+
+    def linear(self, x, at):
+        """The share of x in forward(at), where x is one of several parts that sum to `at`.
+
+        Both are (..., d_model). The standard deviation is that of `at`, so this is linear in x,
+        and the shares of all the parts sum to forward(at) - b.
+        """
+        centred = at - at.mean(dim=-1, keepdim=True)
+        return (x - x.mean(dim=-1, keepdim=True)) * inverse_rms(centred, self.eps) * self.w
+
+
+class RMSNorm(nn.Module):
+    """Divide each vector by its root mean square, then scale: no centring, no shift.
+
+    Args:
+        d_model: Width of the vectors.
+        eps: Added to the mean square, inside the root.
+
+    Raises:
+        ValueError: from `forward`, x is not d_model wide.
+
+    Source: Zhang and Sennrich 2019, eq. 4. Built in chapters/16-modern.
+    """
+
+    def __init__(self, d_model, eps=1e-5):
+        super().__init__()
+        self.eps = eps
+        self.w = nn.Parameter(torch.ones(d_model))
+
+    def forward(self, x):
+        """(..., d_model) -> (..., d_model), each vector by itself."""
+        _check_width(x, self.w)
+        return x * inverse_rms(x, self.eps) * self.w
+
+    def linear(self, x, at):
+        """The share of x in forward(at), with the scale of `at`; see `LayerNorm.linear`."""
+        return x * inverse_rms(at, self.eps) * self.w
+
+
+def inverse_rms(x, eps):
+    """One over the root mean square of each vector: (..., d_model) -> (..., 1)."""
+    return torch.rsqrt((x * x).mean(dim=-1, keepdim=True) + eps)
 
 
 def _check_width(x, w):

@@ -1,4 +1,4 @@
-"""Looking inside: read what one forward pass held, and change what a head says."""
+"""Capture: what one forward pass held, read from the pass itself."""
 
 from contextlib import ExitStack, contextmanager
 
@@ -111,16 +111,16 @@ class _Camera:
         """(module, hook before, hook after), each module once however many layers share it."""
         yield model, self.begin, self.end
         yield model.positions, self.embedded, self.positioned
-        for block in _distinct(model.blocks):
+        for block in distinct(model.blocks):
             yield block, self.enter, self.leave
-        for attend in _pieces(model, "attn", "attend"):
+        for attend in pieces_at(model, "attn", "attend"):
             yield attend, None, self.attended
         for name, path in (
             ("attn_out", ["attn"]),
             ("mlp_out", ["mlp"]),
             ("neurons", ["mlp", "activation"]),
         ):
-            for piece in _pieces(model, *path):
+            for piece in pieces_at(model, *path):
                 yield piece, None, self.into(name)
 
     def begin(self, module, args):
@@ -163,99 +163,14 @@ class _Camera:
         self.running, self.left = False, None
 
 
-@contextmanager
-def ablate_heads(model, replacements):
-    """Let heads say something else than they would: nothing, their mean, anything.
-
-        with ablate_heads(model, {(layer, head): 0}):                              # zero
-            logits = model(tokens)
-        with ablate_heads(model, {(layer, head): mean_z(trace)[layer, head]}):     # mean
-            logits = model(tokens)
-
-    Args:
-        model: A `Decoder`.
-        replacements: What stands in for the z of each (layer, head): a number or a tensor
-            that broadcasts to (batch, seq, d_head). The patterns stay as they are.
-
-    `capture` reads the replaced z, in whichever order the two are entered. The hooks are gone
-    after the `with`, also when it is left by an exception.
-
-    Raises:
-        ValueError: no such layer or head; in the forward pass, a replacement that does not
-            fit, or a layer to ablate that calls no `attn.attend`.
-
-    Built in chapters/13-heads.
-    """
-    for layer, head in replacements:
-        n_layers, n_heads = len(model.blocks), model.config.n_heads
-        if not (0 <= layer < n_layers and 0 <= head < n_heads):
-            raise ValueError(
-                f"expected layer below {n_layers} and head below {n_heads}, got {(layer, head)}"
-            )
-    layer, replaced = -1, set()
-
-    def begin(module, args):
-        nonlocal layer
-        layer = -1
-        replaced.clear()
-
-    def enter(module, args):
-        nonlocal layer
-        layer += 1
-
-    def replace(module, args, out):
-        z, pattern = out
-        z = z.clone()
-        for (at, head), value in replacements.items():
-            if at == layer:
-                z[:, head] = _fitted(value, z[:, head])
-                replaced.add((at, head))
-        return z, pattern
-
-    def end(module, args, out):
-        if missed := replacements.keys() - replaced:
-            raise ValueError(f"expected to replace heads {sorted(missed)}: {MISSING['z']}")
-
-    with ExitStack() as stack:
-        stack.callback(model.register_forward_pre_hook(begin).remove)
-        stack.callback(model.register_forward_hook(end).remove)
-        for block in _distinct(model.blocks):
-            stack.callback(block.register_forward_pre_hook(enter).remove)
-        for attend in _pieces(model, "attn", "attend"):
-            # First of the hooks, so that `capture` reads what the rest of the model gets.
-            stack.callback(attend.register_forward_hook(replace, prepend=True).remove)
-        yield
-
-
-def mean_z(trace):
-    """What each head says on average over a batch and its positions.
-
-    Args:
-        trace: Of a forward pass over sequences like those that will be ablated.
-
-    Returns:
-        (n_layers, n_heads, d_head); [layer, head] is what mean ablation puts in place.
-    """
-    return torch.stack([z.mean(dim=(0, 2)) for z in trace.z])
-
-
-def _fitted(value, z):
-    value = torch.as_tensor(value, dtype=z.dtype, device=z.device)
-    try:
-        return value.expand(z.shape)
-    except RuntimeError:
-        raise ValueError(
-            f"expected a replacement that broadcasts to {tuple(z.shape)}, got {tuple(value.shape)}"
-        ) from None
-
-
-def _pieces(model, *path):
+def pieces_at(model, *path):
     """The modules at block.path, of the blocks that have one, each once."""
     found = list(model.blocks)
     for name in path:
         found = [getattr(piece, name, None) for piece in found]
-    return _distinct(piece for piece in found if isinstance(piece, torch.nn.Module))
+    return distinct(piece for piece in found if isinstance(piece, torch.nn.Module))
 
 
-def _distinct(modules):
+def distinct(modules):
+    """The modules in their order, each once however often it comes."""
     return list(dict.fromkeys(modules))  # modules hash by identity
