@@ -1,0 +1,177 @@
+"""The map of the decoder, with the piece lit that a chapter builds."""
+
+from html import escape
+from typing import NamedTuple
+
+from bookkit.picture import Image, Picture
+
+WIDTH, HEIGHT = 520, 352
+PIECES = {
+    "tokens": "tokens",
+    "embed": "embedding",
+    "positions": "positions",
+    "residual": "residual stream",
+    "block": "block",
+    "norm": "norm",
+    "attention": "attention",
+    "scores": "scores",
+    "mask": "mask",
+    "softmax": "softmax",
+    "heads": "heads",
+    "mlp": "dense layers",
+    "skip": "skip connections",
+    "unembed": "unembedding",
+    "logits": "logits",
+    "decoder": "the whole decoder",
+    "training": "training",
+    "generation": "generation",
+}
+WORDS = (
+    "Map of the decoder. Tokens are embedded, positions are added, then come n_layers blocks, a "
+    "norm and the unembedding, which gives logits. In a block: norm, attention, added to what "
+    "skips them; norm, dense layers, added to what skips them. In attention, for each head: Q, K "
+    "and V, scores, mask, softmax, z, and W_O. Training goes from the logits to a loss, "
+    "generation from the logits to the next token. "
+)
+_STYLE = """<style>text{font:13px system-ui,'DejaVu Sans',sans-serif;fill:#333;text-anchor:middle}
+.s{font-size:11.5px;fill:#595959}.l text,text.l{font-weight:700;fill:#1b1b1b}
+rect{fill:#f1f1ee;stroke:#8a8a86}.l rect,.l circle{fill:#ffd27d;stroke:#a84300;stroke-width:2.5}
+circle{fill:#fcfcfa;stroke:#8a8a86}path{fill:none;stroke:#6b6b68;stroke-width:1.3}
+path.l{stroke:#a84300;stroke-width:3}.f{fill:none;stroke:#b5b5b0;stroke-dasharray:4 3}
+.l .f,.f.l{fill:#fff3d9;stroke:#a84300;stroke-width:2}</style>"""
+
+
+class Part(NamedTuple):
+    """A box of the map: the pieces that light it, its text, its left, middle height and width."""
+
+    pieces: str
+    text: str
+    x: int
+    y: int
+    width: int
+
+
+TOP = [
+    Part("tokens generation", "tokens", 6, 50, 56),
+    Part("embed", "embed", 80, 50, 58),
+    Part("block", "n_layers blocks", 190, 50, 112),
+    Part("norm", "norm", 320, 50, 48),
+    Part("unembed", "unembed", 386, 50, 70),
+    Part("positions", "positions", 118, 100, 76),
+]
+BLOCK = [
+    Part("norm", "norm", 68, 190, 52),
+    Part("attention heads", "attention", 140, 190, 82),
+    Part("norm", "norm", 286, 190, 52),
+    Part("mlp", "dense layers", 358, 190, 92),
+]
+ATTENTION = [
+    Part("attention heads", "Q, K, V", 24, 305, 64),
+    Part("attention scores", "scores", 108, 305, 60),
+    Part("attention mask", "mask", 188, 305, 52),
+    Part("attention softmax", "softmax", 260, 305, 66),
+    Part("attention heads", "z", 346, 305, 30),
+    Part("attention heads", "W_O", 396, 305, 46),
+]
+PLUS = [("positions", 156, 50), ("skip", 248, 190), ("skip", 476, 190)]
+
+
+def decoder_map(*lit, caption=""):
+    """Show the whole decoder with some pieces lit.
+
+    Args:
+        lit: Names of pieces, of PIECES; none shows the map alone.
+        caption: The one message; names the lit pieces if not given.
+
+    Returns:
+        A Picture (SVG, the same on every machine).
+
+    Raises:
+        ValueError: a name is not in PIECES; the message has all that are.
+    """
+    unknown = [name for name in lit if name not in PIECES]
+    if unknown:
+        raise ValueError(f"expected pieces of the decoder, {', '.join(PIECES)}; got {unknown}")
+    names = " and ".join(PIECES[name] for name in lit)
+    svg = _svg(set(lit)).encode()
+    alt = WORDS + (f"Lit: {names}." if lit else "Nothing is lit.")
+    where = f"Where we are: {names}." if lit else "The decoder that this book builds."
+    return Picture(Image(svg, "image/svg+xml", 560), alt, caption or where)
+
+
+def _svg(lit):
+    if "decoder" in lit:
+        lit = lit | {p for p in PIECES if p not in ("training", "generation")}
+    shapes = [*_frames(lit), *_wires(lit), *_skips(lit), *_ends(lit)]
+    shapes += [_box(part, lit) for part in TOP + BLOCK + ATTENTION]
+    shapes += [_plus(*plus, lit) for plus in PLUS]
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'width="{WIDTH}" height="{HEIGHT}">{_STYLE}<rect width="{WIDTH}" height="{HEIGHT}" '
+        f'rx="8" style="fill:#fcfcfa;stroke:none"/>{"".join(shapes)}</svg>'
+    )
+
+
+def _class(pieces, lit):
+    return ' class="l"' if lit & set(pieces.split()) else ""
+
+
+def _box(part, lit):
+    middle = part.x + part.width / 2
+    return (
+        f'<g{_class(part.pieces, lit)}><rect x="{part.x}" y="{part.y - 15}" '
+        f'width="{part.width}" height="30" rx="5"/>'
+        f'<text x="{middle:g}" y="{part.y + 4.5}">{escape(part.text)}</text></g>'
+    )
+
+
+def _plus(piece, x, y, lit):
+    return (
+        f'<g{_class(piece, lit)}><circle cx="{x}" cy="{y}" r="9"/>'
+        f'<path d="M{x - 5} {y}h10M{x} {y - 5}v10" style="stroke:#333;stroke-width:1.5"/></g>'
+    )
+
+
+def _arrow(x, y, length, piece, lit):
+    mark = _class(piece, lit)
+    return f'<path{mark} d="M{x} {y}h{length}m-5 -4l5 4l-5 4"/>'
+
+
+def _wires(lit):
+    stream = [(138, 50, 9), (165, 50, 25), (302, 50, 18), (14, 190, 54)]
+    stream += [(257, 190, 29), (485, 190, 24)]
+    plain = [(62, 50, 18), (368, 50, 18), (456, 50, 14), (120, 190, 20), (222, 190, 17)]
+    plain += [(338, 190, 20), (450, 190, 17)]
+    plain += [(x, 305, 20) for x in (88, 168, 240, 326, 376)]
+    yield from (_arrow(*wire, "residual", lit) for wire in stream)
+    yield from (_arrow(*wire, "", lit) for wire in plain)
+    yield f'<path{_class("positions", lit)} d="M156 85v-26m-4 5l4 -5l4 5"/>'
+
+
+def _skips(lit):
+    mark = _class("skip residual", lit)
+    yield f'<path{mark} d="M40 190v-30q0 -8 8 -8h192q8 0 8 8v21m-4 -5l4 5l4 -5"/>'
+    yield f'<path{mark} d="M270 190v-30q0 -8 8 -8h190q8 0 8 8v21m-4 -5l4 5l4 -5"/>'
+
+
+def _frames(lit):
+    for piece, y, height, text in (
+        ("block", 126, 92, "one block"),
+        ("attention heads", 246, 96, "one attention: each of n_heads heads at once, then W_O"),
+    ):
+        mark = "f l" if lit & set(piece.split()) else "f"
+        yield f'<rect class="{mark}" x="6" y="{y}" width="508" height="{height}" rx="8"/>'
+        bold = "l" if lit & set(piece.split()) else "s"
+        yield f'<text class="{bold}" style="text-anchor:start" x="16" y="{y + 17}">{text}</text>'
+
+
+def _ends(lit):
+    bold = "l" if lit & {"logits"} else ""
+    yield f'<text class="{bold}" x="492" y="54.5">logits</text>'
+    mark = _class("training", lit)
+    yield f'<path{mark} d="M492 62v24m-4 -5l4 5l4 -5"/>'
+    yield f'<text class="{"l" if mark else "s"}" x="462" y="101">training: loss</text>'
+    mark = _class("generation", lit)
+    yield f'<path{mark} d="M492 42v-20q0 -8 -8 -8h-442q-8 0 -8 8v13m-4 -5l4 5l4 -5"/>'
+    text = "generation: the next token is appended"
+    yield f'<text class="{"l" if mark else "s"}" x="262" y="28">{text}</text>'
