@@ -1,11 +1,13 @@
 """What the book's pages need from Sphinx beyond the configuration: no other host, ever.
 
-MathJax and CircuitsVis are copied out of the installed packages, only the files that pages load.
+MathJax and CircuitsVis are taken from the installed packages, only what pages load.
 """
 
 import importlib.util
 import shutil
 from pathlib import Path
+
+from bookkit.circuitsvis import bundle
 
 MATHJAX = "mathjax"
 # The entry point, its fonts, and the TeX extensions that it loads when a formula asks for one.
@@ -43,9 +45,7 @@ def _copy_scripts(app, error):
         else:
             shutil.copyfile(source, target)
     # Not in _static: Jupyter Book would put it on every page. Figures load it when they need it.
-    shutil.copyfile(
-        package_folder("circuitsvis") / "dist" / "cdn" / "iife.js", out / "circuitsvis.js"
-    )
+    (out / "circuitsvis.js").write_text(bundle(), "utf-8")
 
 
 def _use_local_mathjax(app, config):
