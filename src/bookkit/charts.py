@@ -73,7 +73,7 @@ def _plot(ax, name, curve):
 def _rule(ax, name, value, kind):
     colour = style.INK if kind != "baseline" else style.QUIET
     ax.axhline(value, color=colour, linestyle=_REFERENCE[kind], linewidth=1.3)
-    return value, f"{name} {value:.2f}", colour, "normal"
+    return value, f"{name} {value:.3f}", colour, "normal"
 
 
 def _name_at_the_right(ax, ends):
@@ -118,8 +118,8 @@ def _describe(points, lines, unit):
     text = f"Loss in {unit} against the training step. "
     for name, curve in points.items():
         (first, start), (last, end) = curve[0], curve[-1]
-        text += f"{name}: from {start:.2f} at step {first:g} to {end:.2f} at step {last:g}. "
-    return text + " ".join(f"{name}: {value:.2f}." for name, value, _ in lines)
+        text += f"{name}: from {start:.3f} at step {first:g} to {end:.3f} at step {last:g}. "
+    return text + " ".join(f"{name}: {value:.3f}." for name, value, _ in lines)
 
 
 def heatmap(

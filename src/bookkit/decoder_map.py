@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from bookkit.picture import Image, Picture
 
-WIDTH, HEIGHT = 520, 352
+WIDTH, HEIGHT = 520, 292
 PIECES = {
     "tokens": "tokens",
     "embed": "embedding",
@@ -52,28 +52,28 @@ class Part(NamedTuple):
 
 
 TOP = [
-    Part("tokens generation", "tokens", 6, 50, 56),
+    Part("tokens generation", "tokens", 8, 50, 58),
     Part("embed", "embed", 80, 50, 58),
-    Part("block", "n_layers blocks", 190, 50, 112),
-    Part("norm", "norm", 320, 50, 48),
-    Part("unembed", "unembed", 386, 50, 70),
-    Part("positions", "positions", 118, 100, 76),
+    Part("block", "n_layers blocks", 186, 50, 120),
+    Part("norm", "norm", 322, 50, 48),
+    Part("unembed", "unembed", 384, 50, 74),
+    Part("positions", "positions", 119, 96, 76),
 ]
 BLOCK = [
-    Part("norm", "norm", 68, 190, 52),
-    Part("attention heads", "attention", 140, 190, 82),
-    Part("norm", "norm", 286, 190, 52),
-    Part("mlp", "dense layers", 358, 190, 92),
+    Part("norm", "norm", 64, 178, 52),
+    Part("attention heads", "attention", 134, 178, 84),
+    Part("norm", "norm", 284, 178, 52),
+    Part("mlp", "dense layers", 354, 178, 98),
 ]
 ATTENTION = [
-    Part("attention heads", "Q, K, V", 24, 305, 64),
-    Part("attention scores", "scores", 108, 305, 60),
-    Part("attention mask", "mask", 188, 305, 52),
-    Part("attention softmax", "softmax", 260, 305, 66),
-    Part("attention heads", "z", 346, 305, 30),
-    Part("attention heads", "W_O", 396, 305, 46),
+    Part("attention heads", "Q, K, V", 34, 260, 64),
+    Part("attention scores", "scores", 120, 260, 60),
+    Part("attention mask", "mask", 202, 260, 52),
+    Part("attention softmax", "softmax", 276, 260, 70),
+    Part("attention heads", "z", 368, 260, 36),
+    Part("attention heads", "W_O", 426, 260, 52),
 ]
-PLUS = [("positions", 156, 50), ("skip", 248, 190), ("skip", 476, 190)]
+PLUS = [("positions", 157, 50), ("skip", 245, 178), ("skip", 479, 178)]
 
 
 def decoder_map(*lit, caption=""):
@@ -138,39 +138,38 @@ def _arrow(x, y, length, piece, lit):
 
 
 def _wires(lit):
-    stream = [(138, 50, 9), (165, 50, 25), (302, 50, 18), (14, 190, 54)]
-    stream += [(257, 190, 29), (485, 190, 24)]
-    plain = [(62, 50, 18), (368, 50, 18), (456, 50, 14), (120, 190, 20), (222, 190, 17)]
-    plain += [(338, 190, 20), (450, 190, 17)]
-    plain += [(x, 305, 20) for x in (88, 168, 240, 326, 376)]
+    stream = [(138, 50, 10), (166, 50, 20), (306, 50, 16), (16, 178, 48)]
+    stream += [(254, 178, 30), (488, 178, 20)]
+    plain = [(66, 50, 14), (370, 50, 14), (458, 50, 11), (116, 178, 18), (218, 178, 18)]
+    plain += [(336, 178, 18), (452, 178, 18)]
+    plain += [(x, 260, 22) for x in (98, 180, 254, 346, 404)]
     yield from (_arrow(*wire, "residual", lit) for wire in stream)
     yield from (_arrow(*wire, "", lit) for wire in plain)
-    yield f'<path{_class("positions", lit)} d="M156 85v-26m-4 5l4 -5l4 5"/>'
+    yield f'<path{_class("positions", lit)} d="M157 81v-22m-4 5l4 -5l4 5"/>'
 
 
 def _skips(lit):
     mark = _class("skip residual", lit)
-    yield f'<path{mark} d="M40 190v-30q0 -8 8 -8h192q8 0 8 8v21m-4 -5l4 5l4 -5"/>'
-    yield f'<path{mark} d="M270 190v-30q0 -8 8 -8h190q8 0 8 8v21m-4 -5l4 5l4 -5"/>'
+    yield f'<path{mark} d="M38 178v-29q0 -7 7 -7h193q7 0 7 7v20m-4 -5l4 5l4 -5"/>'
+    yield f'<path{mark} d="M268 178v-29q0 -7 7 -7h197q7 0 7 7v20m-4 -5l4 5l4 -5"/>'
 
 
 def _frames(lit):
     for piece, y, height, text in (
-        ("block", 126, 92, "one block"),
-        ("attention heads", 246, 96, "one attention: each of n_heads heads at once, then W_O"),
+        ("block", 121, 81, "one block"),
+        ("attention heads", 212, 72, "attention: n_heads heads at once, then W_O"),
     ):
-        mark = "f l" if lit & set(piece.split()) else "f"
+        mark, bold = ("f l", "l") if lit & set(piece.split()) else ("f", "s")
         yield f'<rect class="{mark}" x="6" y="{y}" width="508" height="{height}" rx="8"/>'
-        bold = "l" if lit & set(piece.split()) else "s"
-        yield f'<text class="{bold}" style="text-anchor:start" x="16" y="{y + 17}">{text}</text>'
+        yield f'<text class="{bold}" style="text-anchor:start" x="16" y="{y + 16}">{text}</text>'
 
 
 def _ends(lit):
     bold = "l" if lit & {"logits"} else ""
     yield f'<text class="{bold}" x="492" y="54.5">logits</text>'
     mark = _class("training", lit)
-    yield f'<path{mark} d="M492 62v24m-4 -5l4 5l4 -5"/>'
-    yield f'<text class="{"l" if mark else "s"}" x="462" y="101">training: loss</text>'
+    yield f'<path{mark} d="M492 62v22m-4 -5l4 5l4 -5"/>'
+    yield f'<text class="{"l" if mark else "s"}" x="458" y="99">training: loss</text>'
     mark = _class("generation", lit)
     yield f'<path{mark} d="M492 42v-20q0 -8 -8 -8h-442q-8 0 -8 8v13m-4 -5l4 5l4 -5"/>'
     text = "generation: the next token is appended"

@@ -54,8 +54,8 @@ def attention_heads(
         title: A few words before the caption.
         caption: The one message of the figure.
         alt: What the figure shows; computed from the pattern if not given.
-        max_value: The weight that has the darkest colour; the largest weight if not given.
-            Give it where figures are compared.
+        max_value: The weight that has the darkest colour; 1, or a larger weight that there is,
+            if not given. A smaller one shows weights that are spread thinly.
 
     Returns:
         An Interactive: CircuitsVis's AttentionHeads, or its static picture. What lies after the
@@ -94,7 +94,7 @@ def _attention(component, pattern, tokens, title, caption, alt, max_value):
     if seq_q != seq_k:
         raise ValueError(f"expected seq_q = seq_k, one row a token; got pattern {pattern.shape}")
     tokens = strings(tokens, seq_k)
-    limit = _limit(max_value, pattern)
+    limit = _limit(max_value, max(1.0, abs(pattern).max()))
     heads = pattern.reshape(-1, seq_q, seq_k)
     causal = seq_q > 1 and not np.triu(heads, 1).any()
     kept = heads[:, np.tri(seq_q, dtype=bool)] if causal else heads
@@ -119,12 +119,11 @@ def _attention(component, pattern, tokens, title, caption, alt, max_value):
     )
 
 
-def _limit(given, values):
-    if given is None:
-        return float(f"{abs(values).max():.3g}") or 1.0
-    if not np.isfinite(given) or given <= 0:
+def _limit(given, default):
+    limit = numbers([default if given is None else given], "max_value", "1")[0]
+    if limit <= 0:
         raise ValueError(f"expected max_value above 0, got {given!r}")
-    return float(given)
+    return float(f"{limit:.3g}")
 
 
 def colored_tokens(tokens, values, title="Tokens", *, caption="", alt="", max_value=None):
@@ -145,7 +144,7 @@ def colored_tokens(tokens, values, title="Tokens", *, caption="", alt="", max_va
     """
     values = numbers(values, "values", "seq")
     tokens = strings(tokens, len(values), most=1024)
-    limit = _limit(max_value, values)
+    limit = _limit(max_value, abs(values).max() or 1.0)
     packed, digits = pack(values, max(abs(values).max(), limit / 1000))
     data = {
         "draw": "ColoredTokens",

@@ -8,27 +8,28 @@
 
   // One near-white card in both modes, as behind the pictures: the canvas is drawn for white.
   const CSS = `
-.bookkit-drawing { background: #fcfcfa; color: #1b1b1b; border-radius: 6px; padding: 10px 12px;
+.bookkit-drawing { background: #fcfcfa; color: #1b1b1b; border-radius: 6px; padding: 8px;
   overflow-x: auto; font: 14px/1.4 system-ui, sans-serif; }
-.bookkit-drawing > div:first-child { max-width: 100% !important; padding: 0 15px !important; }
+.bookkit-drawing > div:first-child { max-width: 100% !important; padding: 0 15px 0 12px !important; }
 .bookkit-drawing h3 { color: #1b1b1b; font-size: 14px; font-weight: 600; margin: 0 0 6px !important; }
 /* The name of the head stands above its thumbnail, not on it, and once above the large one. */
 .bookkit-drawing h2 { display: none; }
 .bookkit-drawing h4 { position: static !important; background: none !important;
   color: #1b1b1b !important; font-size: 12px; line-height: 1.3; padding: 1px 4px !important; }
 /* Thumbnails: as many as fit the column, not the window. */
-.bookkit-drawing .bookkit-heads { display: flex; flex-wrap: wrap; }
-.bookkit-drawing .bookkit-heads > div { flex: 0 0 auto !important; width: 96px !important;
-  max-width: 96px !important; }
+.bookkit-drawing .bookkit-heads { display: flex; flex-wrap: wrap; gap: 2px;
+  margin: 0 0 12px -3px !important; }
+.bookkit-drawing .bookkit-heads > div { flex: 0 0 auto !important;
+  width: clamp(72px, 23%, 96px) !important; max-width: 96px !important; }
 .bookkit-drawing [role=button] { cursor: pointer; border-radius: 4px; }
 .bookkit-drawing [role=button]:focus-visible { outline: 3px solid #bf4f00; }
 .bookkit-drawing [role=button][aria-pressed=true] h4 { font-weight: 700; text-decoration: underline; }
-.bookkit-drawing .bookkit-large { max-width: 34rem !important; }
+.bookkit-drawing .bookkit-large { max-width: min(100%, 34rem) !important; }
 .bookkit-drawing .colored-tokens { padding-bottom: 6px !important; line-height: 1.9; }
 .bookkit-drawing .colored-tokens > span > span { color: #111 !important; max-width: 100%;
   overflow-wrap: anywhere; font-family: ui-monospace, monospace; font-size: 14px;
   border-color: #d0d0d0 !important; padding: 3px 1px !important; min-height: 1em; }
-.bookkit-key { margin: 6px 0 0 !important; font-size: 12.5px; color: #404040 !important; }
+.bookkit-key { margin: 6px 0 0 12px !important; font-size: 12.5px; color: #404040 !important; }
 figure[data-drawn] .bookkit-picture { display: none !important; }
 @media print {
   figure[data-drawn] .bookkit-picture { display: block !important; }

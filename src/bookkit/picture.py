@@ -26,7 +26,7 @@ class Image(NamedTuple):
         return f"data:{self.mime};base64,{base64.b64encode(self.data).decode('ascii')}"
 
 
-def draw(fig, dpi=style.DPI, colours=64):
+def draw(fig, dpi=style.DPI, colours=64, tight=True):
     """Draw a matplotlib figure as a small PNG.
 
     Args:
@@ -34,12 +34,14 @@ def draw(fig, dpi=style.DPI, colours=64):
         dpi: Dots per inch.
         colours: Size of the palette: a chart needs few colours, and a palette takes a fourth
             of the bytes of full colour.
+        tight: Whether empty margins are cut off and what stands out of the figure is kept.
 
     Returns:
         An Image, shown at the width that the figure has in inches.
     """
     buffer = io.BytesIO()
-    fig.savefig(buffer, format="png", dpi=dpi, facecolor=style.CARD, bbox_inches="tight")
+    box = "tight" if tight else None
+    fig.savefig(buffer, format="png", dpi=dpi, facecolor=style.CARD, bbox_inches=box)
     full = PillowImage.open(buffer).convert("RGB")
     small = io.BytesIO()
     full.quantize(colours, dither=PillowImage.Dither.NONE).save(small, "png", optimize=True)

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib import rc_context
@@ -13,7 +14,7 @@ from bookkit.check import visible
 from bookkit.picture import draw
 
 LABEL = 18  # characters of a token beside an axis; the text alternative has all of it
-MOST_LABELS = 24
+LINE = 0.125  # inches that a line of labels takes
 MASKED = "#c8c8c8"  # the colour that CircuitsVis gives to what lies after the query
 # A token is no formula, whatever dollars and backslashes it holds.
 _STYLE = {**style.HOUSE, "text.parse_math": False, "axes.grid": False}
@@ -31,24 +32,14 @@ def short(token, length=LABEL):
     return token if len(token) <= length else token[: length - 1] + "…"
 
 
-def _label_axis(axis, tokens, rotation):
-    step = math.ceil(len(tokens) / MOST_LABELS) or 1
-    positions = range(0, len(tokens), step)
-    options = {"rotation": rotation, "rotation_mode": "anchor"} if rotation else {}
-    alignment = {"ha": "right", "va": "center"} if rotation == 90 else {}
-    axis.set_ticks(
-        positions, [short(tokens[i]) for i in positions], fontsize=8.5, **options, **alignment
-    )
-    axis.set_tick_params(length=0, pad=3)
-
-
 def _heat(ax, pattern, limit, masked):
     shown = np.ma.masked_array(pattern, np.triu(np.ones_like(pattern), 1) if masked else False)
     lowest = -limit if pattern.min() < 0 else 0
     cmap = (style.DIVERGING if lowest else style.HEAT).with_extremes(bad=MASKED)
     image = ax.imshow(shown, cmap=cmap, vmin=lowest, vmax=limit, interpolation="nearest")
-    ax.spines[:].set_visible(True)
-    ax.spines[:].set_color("#9a9a9a")
+    ax.spines[:].set(visible=True, color="#9a9a9a")
+    ax.set(xticks=[], yticks=[])
+    ax.tick_params(length=0, pad=2, labelsize=8)
     return image
 
 
@@ -64,29 +55,66 @@ def heads_picture(patterns, tokens, limit, masked):
     Returns:
         An Image.
     """
-    n_heads = len(patterns)
-    columns = min(n_heads, 4)
-    rows = math.ceil(n_heads / columns)
-    size = 3.9 if columns == 1 else style.WIDTH / columns
+    labels = [short(token) for token in tokens]
+    grid = _grid(len(patterns), max(map(len, labels)))
     with rc_context(_STYLE):
-        fig = Figure((size * columns + 1.2, (size + 0.15) * rows + 0.6), layout="compressed")
-        axes = fig.subplots(rows, columns, squeeze=False)
-        for head, ax in enumerate(axes.flat):
-            if head >= n_heads:
-                ax.set_axis_off()
-                continue
-            image = _heat(ax, patterns[head], limit, masked)
-            if n_heads > 1:
-                ax.set_title(f"Head {head}", fontsize=10)
-            left, bottom = head % columns == 0, head + columns >= n_heads
-            _label_axis(ax.yaxis, tokens if left else [], 0)
-            _label_axis(ax.xaxis, tokens if bottom else [], 90)
-        fig.supylabel("query: who looks", fontsize=9.5)
-        fig.supxlabel("key: who is looked at", fontsize=9.5)
-        bar = fig.colorbar(image, ax=axes, shrink=0.7, aspect=30, pad=0.02)
-        bar.ax.tick_params(labelsize=9)
-        bar.outline.set_visible(False)
-        return _quietly(fig)
+        fig = Figure((grid.width, grid.height))
+        for head, pattern in enumerate(patterns):
+            ax = fig.add_axes(grid.box(head))
+            image = _heat(ax, pattern, limit, masked)
+            if len(patterns) > 1:
+                ax.set_title(f"Head {head}", fontsize=9.5, pad=3)
+            _label(ax, labels, grid, head % grid.columns == 0, head + grid.columns >= len(patterns))
+        _name_axes_and_colours(fig, grid, image)
+        return _quietly(fig, colours=256, tight=False)
+
+
+class _Grid(NamedTuple):
+    """Where the heads are drawn, in inches."""
+
+    columns: int
+    size: float  # of one head
+    margin: float  # for the tokens and the name of the axis
+    width: float
+    height: float
+
+    def box(self, head):
+        row, column = divmod(head, self.columns)
+        left, top = self.margin + column * (self.size + 0.1), row * (self.size + 0.32) + 0.27
+        return self.fractions(left, self.height - top - self.size, self.size, self.size)
+
+    def fractions(self, *inches):
+        wholes = (self.width, self.height, self.width, self.height)
+        return [part / whole for part, whole in zip(inches, wholes, strict=True)]
+
+
+def _grid(n_heads, longest):
+    columns = next(c for c in (1, 2, 3, 4) if c == 4 or n_heads <= c * c)
+    rows = math.ceil(n_heads / columns)
+    margin = 0.068 * longest + 0.36
+    size = min((style.WIDTH - margin - 0.62) / columns - 0.1, 3.4)
+    width = margin + columns * (size + 0.1) + 0.62
+    return _Grid(columns, size, margin, width, margin + rows * (size + 0.32))
+
+
+def _label(ax, labels, grid, rows, columns):
+    shown = range(0, len(labels), math.ceil(len(labels) * LINE / grid.size))
+    names = [labels[i] for i in shown]
+    turned = max(map(len, labels)) * 0.075 > grid.size / len(labels)
+    if rows:
+        ax.set_yticks(shown, names)
+    if columns:
+        ax.set_xticks(shown, names, rotation=90 if turned else 0)
+
+
+def _name_axes_and_colours(fig, grid, image):
+    top = grid.height - grid.size - 0.27
+    bar = fig.add_axes(grid.fractions(grid.width - 0.5, top, 0.1, grid.size))
+    fig.colorbar(image, cax=bar).outline.set_visible(False)
+    bar.tick_params(labelsize=8)
+    left, bottom, *_ = grid.fractions(0.07, 0.07, 0, 0)
+    fig.text(left, 0.5, "query: who looks", rotation=90, va="center", fontsize=9)
+    fig.text(0.5, bottom, "key: who is looked at", ha="center", fontsize=9)
 
 
 def tokens_picture(tokens, values, low, high):
@@ -123,7 +151,7 @@ def tokens_picture(tokens, values, low, high):
                 *(column + 0.1, line + 0.52, text),
                 **{"family": "DejaVu Sans Mono", "fontsize": 10.5, "va": "center"},
             )
-        return _quietly(fig)
+        return _quietly(fig, tight=False)
 
 
 def _rectangle(column, line, width, box):
