@@ -3,6 +3,7 @@
 MathJax and CircuitsVis are taken from the installed packages, only what pages load.
 """
 
+import hashlib
 import importlib.util
 import shutil
 from pathlib import Path
@@ -48,12 +49,24 @@ def _copy_scripts(app, error):
     (out / "circuitsvis.js").write_text(bundle(), "utf-8")
 
 
-def _use_local_mathjax(app, config):
+def _configure(app, config):
     config.mathjax_path = f"{MATHJAX}/tex-chtml.js"
+    config.book_assets = _digest(Path(app.srcdir) / "_static")
+
+
+def _digest(folder):
+    digest = hashlib.sha256(bundle().encode())
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def setup(app):
     """Register with Sphinx."""
-    app.connect("config-inited", _use_local_mathjax)
+    # Sphinx does not look at static files where no page changed: a value that follows from them
+    # makes it write the pages again.
+    app.add_config_value("book_assets", "", "html", str)
+    app.connect("config-inited", _configure)
     app.connect("build-finished", _copy_scripts)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
