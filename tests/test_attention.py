@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from pieces import LayerCache, assert_near, randomise, torch_heads, torch_heads_gradients
 from torch.testing import assert_close
 
 from bookkit.checks import (
@@ -73,17 +73,17 @@ def test_attention_equals_torch(problem):
     inputs = [x.requires_grad_() for x in (q, k, v, bias) if x is not None]
     z, pattern = attention(q, k, v, mask, bias)
     expected = torch_attention(q, k, v, mask, bias)
-    assert_close(z, expected, rtol=near, atol=near)
+    assert_near(z, expected, near)
     weight = torch.randn_like(z)
     ours = torch.autograd.grad((z * weight).sum(), inputs)
     theirs = torch.autograd.grad((expected * weight).sum(), inputs)
     for our, their in zip(ours, theirs, strict=True):
-        assert_close(our, their, rtol=near, atol=near)
+        assert_near(our, their, near)
 
     assert pattern.shape[-2:] == (q.shape[-2], k.shape[-2])
     assert (pattern >= 0).all()
-    assert_close(pattern.sum(-1), torch.ones_like(pattern[..., 0]), rtol=near, atol=near)
-    assert_close(pattern @ v, z, rtol=near, atol=near)
+    assert_near(pattern.sum(-1), torch.ones_like(pattern[..., 0]), near)
+    assert_near(pattern @ v, z, near)
     if mask is not None:
         assert not pattern.masked_fill(mask, 0).any()  # exactly nothing where it may not look
 
@@ -319,23 +319,7 @@ def test_influence_names_what_cannot_be_changed(x):
 
 
 def random_heads(d_model, n_heads, d_head, dtype=torch.float64):
-    attn = MultiHeadAttention(d_model, n_heads, d_head).to(dtype)
-    for p in attn.parameters():
-        nn.init.normal_(p, std=0.4)  # biases too: zeros would hide that they are used
-    return attn
-
-
-def torch_heads(attn):
-    """`torch.nn.MultiheadAttention` with the same weights; it keeps them transposed."""
-    theirs = nn.MultiheadAttention(
-        attn.d_model, attn.n_heads, batch_first=True, dtype=attn.W_Q.dtype
-    )
-    with torch.no_grad():
-        theirs.in_proj_weight.copy_(torch.cat([attn.W_Q, attn.W_K, attn.W_V], dim=1).T)
-        theirs.in_proj_bias.copy_(torch.cat([attn.b_Q, attn.b_K, attn.b_V]))
-        theirs.out_proj.weight.copy_(attn.W_O.T)
-        theirs.out_proj.bias.copy_(attn.b_O)
-    return theirs
+    return randomise(MultiHeadAttention(d_model, n_heads, d_head).to(dtype))
 
 
 @settings(max_examples=40, deadline=None)
@@ -358,26 +342,16 @@ def test_heads_equal_torch(batch, seq, n_heads, d_head, dtype, seed):
     expected, their_pattern = theirs(
         x, x, x, attn_mask=~causal_mask(seq, seq), average_attn_weights=False
     )
-    assert_close(out, expected, rtol=near, atol=near)
-    assert_close(pattern_of(attn, x), their_pattern, rtol=near, atol=near)
+    assert_near(out, expected, near)
+    assert_near(pattern_of(attn, x), their_pattern, near)
 
     weight = torch.randn_like(out)
-    our_x, *ours = torch.autograd.grad((out * weight).sum(), [x, *attn.parameters()])
-    their_x, in_w, in_b, out_w, out_b = torch.autograd.grad(
-        (expected * weight).sum(), [x, *theirs.parameters()]
-    )
-    ours = dict(zip([name for name, _ in attn.named_parameters()], ours, strict=True))
-    cat_w = torch.cat([ours["W_Q"], ours["W_K"], ours["W_V"]], dim=1).T
-    cat_b = torch.cat([ours["b_Q"], ours["b_K"], ours["b_V"]])
-    pairs = [
-        (our_x, their_x),
-        (cat_w, in_w),
-        (cat_b, in_b),
-        (ours["W_O"].T, out_w),
-        (ours["b_O"], out_b),
-    ]
-    for our, their in pairs:
-        assert_close(our, their, rtol=near, atol=near)
+    (out * weight).sum().backward()
+    ours, x.grad = x.grad, None
+    (expected * weight).sum().backward()
+    assert_near(ours, x.grad, near)
+    for name, gradient in torch_heads_gradients(theirs).items():
+        assert_near(getattr(attn, name).grad, gradient, near)
 
 
 @settings(max_examples=40, deadline=None)
@@ -457,18 +431,6 @@ def test_positions_turn_queries_and_keys_and_bias_scores():
     assert_close(attn(x, Recorded()), z @ attn.W_O + attn.b_O, rtol=1e-12, atol=1e-12)
 
 
-class Growing:
-    """The least that a cache must do: keep what was appended."""
-
-    length, k, v = 0, None, None
-
-    def append(self, k, v):
-        if self.k is not None:
-            k, v = torch.cat([self.k, k], dim=2), torch.cat([self.v, v], dim=2)
-        self.k, self.v, self.length = k, v, k.shape[2]
-        return k, v
-
-
 @pytest.mark.parametrize("positions", [None, Recorded()])
 @pytest.mark.parametrize("split", range(1, 7))
 def test_a_cache_goes_on_where_it_was(split, positions):
@@ -478,7 +440,7 @@ def test_a_cache_goes_on_where_it_was(split, positions):
         positions.bias = lambda seq_q, seq_k: torch.linspace(0, 1, 49).view(7, 7)[
             seq_k - seq_q : seq_k, :seq_k
         ]
-    cache = Growing()
+    cache = LayerCache()
     parts = [attn(part, positions, cache) for part in (x[:, :split], x[:, split:])]
     assert_close(torch.cat(parts, dim=1), attn(x, positions), rtol=1e-12, atol=1e-12)
 

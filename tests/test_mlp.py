@@ -5,16 +5,14 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from pieces import randomise
 from torch.testing import assert_close
 
 from decoder.mlp import GELU, MLP
 
 
-def random_mlp(d_model=7, d_mlp=13, dtype=torch.float64):
-    mlp = MLP(d_model, d_mlp).to(dtype)
-    for p in mlp.parameters():
-        torch.nn.init.normal_(p, std=0.5)  # biases too: zeros would hide that they are used
-    return mlp
+def random_mlp(d_model=7, d_mlp=13, seed=0):
+    return randomise(MLP(d_model, d_mlp).double(), seed=seed)
 
 
 @pytest.mark.parametrize("dtype, near", [(torch.float32, 1e-6), (torch.float64, 1e-12)])
@@ -65,7 +63,7 @@ def test_starts_with_small_weights_and_no_biases():
 @given(st.lists(st.integers(1, 4), min_size=0, max_size=3), st.integers(0, 10**6))
 def test_each_position_is_on_its_own(lead, seed):
     torch.manual_seed(seed)
-    mlp, x = random_mlp(3, 5), torch.randn(*lead, 3, dtype=torch.float64)
+    mlp, x = random_mlp(3, 5, seed), torch.randn(*lead, 3, dtype=torch.float64)
     out = mlp(x)
     assert out.shape == x.shape
     one_by_one = torch.stack([mlp(vector) for vector in x.reshape(-1, 3)]).reshape(x.shape)
