@@ -96,7 +96,7 @@ def _execute_cells(client, name):
         if cell.cell_type != "code":
             continue
         count += 1
-        where = f"{name}: code cell {count}, {cell.source.splitlines()[0]!r}"
+        where = f"{name}: code cell {count}, {cell.source.strip().splitlines()[0]!r}"
         try:
             client.execute_cell(cell, index)
             cell.outputs = clean(cell.outputs)
