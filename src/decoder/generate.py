@@ -1,6 +1,7 @@
 """Generation: write on, one token at a time. `python -m decoder.generate RUN --prompt "..."`"""
 
 import math
+import sys
 
 import torch
 
@@ -160,3 +161,9 @@ def _check_cuts(temperature=1.0, top_k=None, top_p=None):
         raise ValueError(f"expected top_k to be a whole number of at least 1, got {top_k!r}")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"expected top_p above 0 and at most 1, got {top_p}")
+
+
+if __name__ == "__main__":
+    from decoder.cli_generate import main
+
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Training: a short loop, the same every time, that chapters and the command line share."""
+"""Training: a short loop, the same every time. `python -m decoder.train --out RUN`"""
 
 import math
 import os
@@ -129,6 +129,35 @@ class Training:
             "learning_rate": share * self.recipe.learning_rate,
         }
 
+    def tensors(self):
+        """All that the next steps depend on, by name: weights and the optimizer's state."""
+        tensors = {f"model.{name}": w for name, w in self.model.state_dict().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
+        return tensors
+
+    def restore(self, tensors, step, tokens):
+        """Go on from what `tensors` gave after that many steps and tokens.
+
+        Raises:
+            ValueError: the tensors are those of another model.
+        """
+        weights, state = {}, {}
+        for name, tensor in tensors.items():
+            kind, _, rest = name.partition(".")
+            if kind == "model":
+                weights[rest] = tensor
+            else:
+                index, _, key = rest.partition(".")
+                state.setdefault(int(index), {})[key] = tensor
+        try:
+            self.model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ValueError(f"expected the state of this model: {error}") from error
+        groups = self.optimizer.state_dict()["param_groups"]  # the recipe's, not part of the state
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.step, self.tokens = step, tokens
+
 
 def train(model, batches, recipe, validation=None, evaluate_every=100, **pieces):
     """Train a model and keep a record of it, with a progress bar where somebody is watching.
@@ -174,3 +203,9 @@ def progress_bar(total, done=0):
     # Only Lab's kernels have this variable; those of nbclient, nbval and a book's build do not.
     watched = sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
     return tqdm(total=total, initial=done, unit="step", leave=False, disable=not watched)
+
+
+if __name__ == "__main__":
+    from decoder.cli_train import main
+
+    sys.exit(main())
