@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bookkit.exercises import check, check_answer, difference
+from bookkit.exercises import check, difference, reveal
 
 A, B = torch.arange(6.0).reshape(2, 3), torch.arange(15.0).reshape(3, 5)
 
@@ -75,7 +75,7 @@ def test_a_wrong_answer_is_told_how_it_differs(wrong, says, capsys):
 
 def test_the_first_input_that_differs_is_named(capsys):
     assert not check(abs, lambda x: x, [(2,), (0.5,), (-7,), (-11,)])
-    assert "case 3 of 4, abs(-7): " in capsys.readouterr().out
+    assert "case 3 of 4, abs for -7: " in capsys.readouterr().out
 
 
 def test_a_right_answer_is_right(capsys):
@@ -100,40 +100,63 @@ def test_an_error_in_the_reference_is_the_authors_and_is_raised():
         check(product, crashes, [(A, B)])
 
 
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [((2, 5), torch.Size((2, 5))), (3, 3.0), (True, True), ("O(n)", "O(n)"), ([A, 1], (A, 1))],
-)
-def test_predictions_that_are_right(answer, expected, capsys):
-    assert check_answer(answer, expected)
-    assert capsys.readouterr().out.startswith("right: ")
+def test_an_answer_without_a_name_is_the_readers(capsys):
+    check(lambda a, b: None, product, [(A, B)])
+    check(lambda a, b: a @ b, product, [(A, B)])
+    assert capsys.readouterr().out.splitlines() == [
+        "not yet: write your answer, then run this cell again",
+        "right: your answer gives what was expected in 1 case",
+    ]
 
 
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [
-        ((5, 2), (2, 5)),
-        ((2, 5, 1), (2, 5)),
-        (2, (2, 5)),
-        (True, 1),
-        (1, True),
-        ("a", 1),
-        (math.nan, 1.0),
-        (A, 1.0),
-        (1.0, A),
-    ],
-)
-def test_predictions_that_are_wrong_do_not_give_the_answer_away(answer, expected, capsys):
-    assert not check_answer(answer, expected)
-    printed = capsys.readouterr().out
-    assert printed.startswith("wrong: ")
-    assert str(expected) not in printed
+AGREE = [
+    ((2, 5), torch.Size((2, 5))),
+    (3, 3.0),
+    (True, True),
+    ("O(n)", "O(n)"),
+    ([A, 1], (A, 1)),
+    (torch.ones(2, 3), torch.ones(2, 3)),
+]
+DIFFER = [
+    ((5, 2), (2, 5)),
+    ((2, 5, 1), (2, 5)),
+    (2, (2, 5)),
+    (True, 1),
+    (1, True),
+    ("a", 1),
+    (math.nan, 1.0),
+    (A, 1.0),
+    (1.0, A),
+]
 
 
-@pytest.mark.parametrize("answer", [None, ...])
-def test_predictions_that_are_not_made_yet(answer, capsys):
-    assert not check_answer(answer, (2, 5))
-    assert capsys.readouterr().out.startswith("not yet: ")
+@pytest.mark.parametrize(("guess", "answer"), AGREE)
+def test_a_right_guess_has_a_tick(guess, answer, capsys):
+    reveal({"it": guess}, {"it": answer})
+    assert capsys.readouterr().out.count("✓") == 1
+
+
+@pytest.mark.parametrize(("guess", "answer"), DIFFER)
+def test_a_wrong_guess_has_none(guess, answer, capsys):
+    reveal({"it": guess}, {"it": answer})
+    assert "✓" not in capsys.readouterr().out
+
+
+def test_guesses_stand_beside_what_it_is(capsys):
+    answers = {"scores": torch.Size((3, 5)), "loss": 4.2, "z": A}
+    reveal({"scores": (3, 5), "loss": ...}, answers)
+    assert capsys.readouterr().out.splitlines() == [
+        "        your guess  it is",
+        "scores  (3, 5)      (3, 5)         ✓",
+        "loss    -           4.2",
+        "z       -           tensor (2, 3)",
+    ]
+
+
+@pytest.mark.parametrize(("guesses", "answers"), [({"zz": 1}, {"z": 1}), ({}, {})])
+def test_guesses_are_for_what_is_asked(guesses, answers):
+    with pytest.raises(ValueError, match="expected guesses for"):
+        reveal(guesses, answers)
 
 
 @given(st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=7), st.data())
@@ -149,5 +172,5 @@ def test_any_single_change_is_seen(values, data):
 def test_an_outcome_shows_nothing_in_a_notebook_beyond_what_it_printed():
     from IPython.core.formatters import DisplayFormatter
 
-    outcome = check_answer(3, 3)
+    outcome = check(product, product, [(A, B)])
     assert DisplayFormatter().format(outcome) == ({}, {})

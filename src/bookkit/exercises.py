@@ -1,4 +1,4 @@
-"""Check a reader's answer, and say exactly what is wrong with it.
+"""Check a reader's answer and say exactly what is wrong with it; lay guesses beside the truth.
 
 Values are compared by `torch.testing.assert_close`, as in the tests. A check never raises on an
 unfinished or a wrong answer, so that a chapter runs from top to bottom; solutions assert it.
@@ -8,7 +8,7 @@ unfinished or a wrong answer, so that a chapter runs from top to bottom; solutio
 
     check(scale, reference, [(torch.ones(2, 3), 5)])            # prints "not yet: scale ..."
     assert check(solution, reference, [(torch.ones(2, 3), 5)])  # prints "right: ..."
-    check_answer(shape, (2, 7))                                 # for a prediction, not a function
+    reveal({"z": None}, {"z": (2, 7)})                          # guesses beside what was measured
 """
 
 import copy
@@ -52,55 +52,41 @@ def check(function, reference, cases):
     cases = list(cases)
     if not cases or not all(isinstance(case, tuple) for case in cases):
         raise ValueError(f"expected at least one tuple of arguments, got {cases!r}")
-    name = getattr(function, "__name__", repr(function))
+    name = _name(function)
     for number, case in enumerate(cases, 1):
         expected = reference(*copy.deepcopy(case))
         problem = _try(function, case, expected)
         if problem == NOT_YET:
             return _say(False, f"not yet: write {name}, then run this cell again")
         if problem:
-            where = f"case {number} of {len(cases)}, {name}({', '.join(map(_describe, case))})"
+            where = f"case {number} of {len(cases)}, {name} for {', '.join(map(_describe, case))}"
             return _say(False, f"wrong: {where}: {problem}")
     return _say(True, f"right: {name} gives what was expected in {_count(len(cases), 'case')}")
 
 
-def check_answer(answer, expected):
-    """Compare a reader's value, such as a predicted shape, with the right one.
+def reveal(guesses, answers):
+    """Print what the reader predicted beside what it is, with a tick where they agree.
 
     Args:
-        answer: The reader's; None and ... are unfinished.
-        expected: The right one: a tensor, a number, a string, or a tuple of them.
-
-    Returns:
-        An Outcome, as `check`. The message of a wrong answer does not give the right one away.
-    """
-    if _unfinished(answer):
-        return _say(False, "not yet: write your answer, then run this cell again")
-    if difference(answer, expected):
-        return _say(False, f"wrong: it is not {_describe(answer)}")
-    return _say(True, f"right: it is {_describe(answer)}")
-
-
-def reveal(guesses, truth):
-    """Print what turned out beside what the reader predicted.
-
-    Args:
-        guesses: Name -> the reader's prediction; None or ... for one not made.
-        truth: Name -> what was measured, in the same names.
+        guesses: Names to guesses; None, ... or a missing name is no guess.
+        answers: Names to values: numbers, shapes, tensors or strings.
 
     Raises:
-        ValueError: the names differ.
+        ValueError: a guess has a name that is not asked for, or nothing is asked for.
     """
-    if guesses.keys() != truth.keys():
-        raise ValueError(f"expected guesses for {list(truth)}, got {list(guesses)}")
-    width = max(map(len, truth))
-    for name, measured in truth.items():
-        measured = tuple(measured) if isinstance(measured, torch.Size) else measured
-        guess = guesses[name]
-        said = ""
-        if not _unfinished(guess):
-            said = "  you were right" if guess == measured else f"  you said {guess!r}"
-        print(f"{name:{width}s}  {measured!r}{said}")
+    unknown = set(guesses) - set(answers)
+    if unknown or not answers:
+        raise ValueError(f"expected guesses for {sorted(answers)}, got {sorted(guesses)}")
+    rows = [("", "your guess", "it is", "")]
+    for name, answer in answers.items():
+        guess = guesses.get(name)
+        said = "-" if _unfinished(guess) else _describe(guess)
+        tick = "" if _unfinished(guess) or difference(guess, answer) else "✓"
+        rows.append((name, said, _describe(answer), tick))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row in rows:
+        cells = [text.ljust(width) for text, width in zip(row, [*widths, 0], strict=True)]
+        print("  ".join(cells).rstrip())
 
 
 NOT_YET = "not yet"
@@ -168,6 +154,11 @@ def _difference_of_sequences(got, expected):
         if problem:
             return f"value {place}: {problem}"
     return None
+
+
+def _name(function):
+    name = getattr(function, "__name__", repr(function))
+    return "your answer" if name == "<lambda>" else name
 
 
 def _unfinished(value):
