@@ -1,7 +1,10 @@
 """Read the weights of a Hugging Face GPT-2 into a `Decoder`."""
 
 import json
+import os
 import re
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,6 +16,7 @@ from decoder.model import Decoder
 
 # Settings in config.json under which GPT-2 is not the architecture that `Decoder` is.
 REQUIRED = {
+    "model_type": "gpt2",
     "activation_function": "gelu_new",
     "layer_norm_epsilon": 1e-5,
     "scale_attn_weights": True,
@@ -29,7 +33,8 @@ def load_gpt2(source, n_heads=None):
     Args:
         source: A state dict, a `.safetensors` file, or a model folder with `config.json`
             and one or more `.safetensors` files. Names may start with `transformer.`;
-            the tied `lm_head.weight` and the mask buffers may be there or not.
+            the tied `lm_head.weight` and the mask buffers may be there or not. Weights of
+            another floating-point type become float32.
         n_heads: Heads, which the weights do not tell; read from `config.json` in a folder.
 
     Returns:
@@ -37,22 +42,24 @@ def load_gpt2(source, n_heads=None):
 
     Raises:
         FileNotFoundError: there is no such file or folder, or it holds no weights.
-        ValueError: a pickle file; n_heads unknown or at odds with config.json; a setting
-            that changes the architecture; weights missing, extra or misshapen (each is named);
+        ValueError: source is none of these; a pickle or a broken file; n_heads unknown or at
+            odds with config.json; a setting that changes the architecture; weights missing,
+            extra, misshapen or given twice (each is named), or quantised to whole numbers;
             a head that is not tied to the embedding.
 
     Source: the layout of `GPT2LMHeadModel` in transformers. Used in chapters/09-decoder.
     """
-    if isinstance(source, dict):
+    if isinstance(source, Mapping):
         weights = source
-    else:
+    elif isinstance(source, (str, os.PathLike)):
         weights, n_heads = _read(Path(source), n_heads)
+    else:
+        raise ValueError(f"expected a state dict or a path, got {type(source).__name__}")
     if n_heads is None:
         raise ValueError(
             "expected n_heads: the weights of GPT-2 do not tell how many heads share them"
         )
-    weights = {name.removeprefix("transformer."): w for name, w in weights.items()}
-    weights = {name: w for name, w in weights.items() if not BUFFER.fullmatch(name)}
+    weights = _cleaned(weights)
     head = weights.pop("lm_head.weight", None)
     config = _infer_config(weights, n_heads)
     _check_names_and_shapes(weights, config)
@@ -71,22 +78,29 @@ def _read(path, n_heads):
         )
     if path.is_file():
         return _read_file(path), n_heads
-    config_file = path / "config.json"
-    if config_file.exists():
-        settings = json.loads(config_file.read_text(encoding="utf-8"))
-        for name, expected in REQUIRED.items():
-            if settings.get(name, expected) != expected:
-                raise ValueError(f"{config_file}: expected {name}={expected}, got {settings[name]}")
-        if n_heads not in (None, settings["n_head"]):
-            raise ValueError(f"{config_file}: n_head is {settings['n_head']}, asked for {n_heads}")
-        n_heads = settings["n_head"]
+    if (path / "config.json").exists():
+        n_heads = _read_n_heads(path / "config.json", n_heads)
     files = sorted(path.glob("*.safetensors"))  # a large model is cut into several
     if not files:
         pickles = sorted(path.glob("*.bin")) + sorted(path.glob("*.pt*"))
         if pickles:
             _read_file(pickles[0])  # raises, and says why
         raise FileNotFoundError(f"expected *.safetensors in {path}, found none")
-    return {name: w for file in files for name, w in _read_file(file).items()}, n_heads
+    return _merged([w for file in files for w in _read_file(file).items()]), n_heads
+
+
+def _read_n_heads(path, asked):
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"expected {path} to be JSON: {error}") from error
+    for name, expected in REQUIRED.items():
+        if settings.get(name, expected) != expected:
+            raise ValueError(f"{path}: expected {name}={expected}, got {settings[name]}")
+    n_heads = settings.get("n_head", asked)
+    if asked not in (None, n_heads):
+        raise ValueError(f"{path}: n_head is {n_heads}, asked for {asked}")
+    return n_heads
 
 
 def _read_file(path):
@@ -99,6 +113,25 @@ def _read_file(path):
         return load_file(path)
     except SafetensorError as error:
         raise ValueError(f"expected {path} to be a safetensors file: {error}") from error
+
+
+def _cleaned(weights):
+    """Names without their prefix, float32 tensors, no buffers."""
+    named = [(name.removeprefix("transformer."), w) for name, w in weights.items()]
+    weights = _merged([(name, w) for name, w in named if not BUFFER.fullmatch(name)])
+    for name, w in weights.items():
+        if not isinstance(w, torch.Tensor) or not w.is_floating_point():
+            came = w.dtype if isinstance(w, torch.Tensor) else type(w).__name__
+            raise ValueError(f"expected {name} to be a floating-point tensor, got {came}")
+    return {name: w.float() for name, w in weights.items()}
+
+
+def _merged(named):
+    counts = Counter(name for name, _ in named)
+    twice = sorted(name for name, times in counts.items() if times > 1)
+    if twice:
+        raise ValueError(f"expected each weight once, but given twice: {', '.join(twice)}")
+    return dict(named)
 
 
 def _infer_config(weights, n_heads):
