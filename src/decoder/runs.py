@@ -30,6 +30,7 @@ from decoder.curves import curves_svg
 from decoder.files import write_whole
 from decoder.model import Decoder
 from decoder.text import load_tokenizer
+from decoder.train import load_weights
 
 FORMAT = 1
 
@@ -105,15 +106,16 @@ def load_progress(folder, training):
     path = Path(folder) / "checkpoint.safetensors"
     if not path.exists():
         return []
-    tensors = _tensors(path)
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
-    if metadata.get("format") != str(FORMAT):
-        raise ValueError(
-            f"{path}: expected a checkpoint of format {FORMAT}, got {metadata.get('format')}"
-        )
-    progress = json.loads(metadata["progress"])
-    training.restore(tensors, progress["step"], progress["tokens"])
+    try:
+        tensors = _tensors(path)
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        if metadata.get("format") != str(FORMAT):
+            raise ValueError(f"expected format {FORMAT}, got {metadata.get('format')}")
+        progress = json.loads(metadata["progress"])
+        training.restore(tensors, progress["step"], progress["tokens"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return progress["history"]
 
 
@@ -176,9 +178,9 @@ def load_run(folder):
     ):  # a fresh model draws its weights; nobody asked for that
         model = Decoder(config)
     try:
-        model.load_state_dict(_tensors(path))
-    except RuntimeError as error:
-        raise ValueError(f"{path}: expected the weights that config.json names: {error}") from error
+        load_weights(model, _tensors(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     return Run(model, tokenizer, settings)
 
 
@@ -186,7 +188,7 @@ def _tensors(path):
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path}: expected a whole safetensors file: {error}") from error
+        raise ValueError(f"expected a whole safetensors file: {error}") from error
 
 
 def _json(data):

@@ -150,13 +150,24 @@ class Training:
             else:
                 index, _, key = rest.partition(".")
                 state.setdefault(int(index), {})[key] = tensor
-        try:
-            self.model.load_state_dict(weights)
-        except RuntimeError as error:
-            raise ValueError(f"expected the state of this model: {error}") from error
+        load_weights(self.model, weights)
         groups = self.optimizer.state_dict()["param_groups"]  # the recipe's, not part of the state
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.step, self.tokens = step, tokens
+
+
+def load_weights(model, weights):
+    """`model.load_state_dict`, strict, with one line for an error.
+
+    Raises:
+        ValueError: weights are missing, extra or misshapen.
+    """
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        _, first, *others = str(error).splitlines()
+        more = f" (and {len(others)} more)" if others else ""
+        raise ValueError(f"the weights are those of another model: {first.strip()}{more}") from None
 
 
 def train(model, batches, recipe, validation=None, evaluate_every=100, **pieces):
