@@ -1,6 +1,7 @@
 """What is in the residual stream: the logit lens, and which piece wrote which logit."""
 
 import torch
+from torch import nn
 
 
 @torch.no_grad()
@@ -48,7 +49,7 @@ def contributions(model, trace):
             heads = trace.z[layer] @ W_O  # (batch, n_heads, seq, d_model)
             for head, written in enumerate(heads.unbind(dim=1)):
                 parts[f"L{layer}.H{head}"] = written
-            parts[f"L{layer}.b_O"] = block.attn.b_O.expand_as(trace.embed)
+            parts[f"L{layer}.b_O"] = block.attn.b_O.detach().expand_as(trace.embed)
         if trace.mlp_out.has(layer):
             parts[f"L{layer}.mlp"] = trace.mlp_out[layer]
     _check_sum(parts, trace.resid[-1], "the residual stream")
@@ -64,7 +65,8 @@ def direct_logits(model, trace, part):
     the model's, less those of the biases of norm and unembedding (`constant_logits`).
 
     Args:
-        model: A `Decoder` whose norm has a method `linear`, as those in `norm.py` do.
+        model: A `Decoder` whose norm has a method `linear`, as those in `norm.py` do, or is
+            `nn.Identity`.
         trace: What `capture` read of it.
         part: (batch, seq, d_model); see `contributions`.
 
@@ -79,12 +81,9 @@ def direct_logits(model, trace, part):
     resid = trace.resid[-1]
     if part.shape != resid.shape:
         raise ValueError(f"expected a part of {tuple(resid.shape)}, got {tuple(part.shape)}")
-    if not hasattr(model.norm, "linear"):
-        raise ValueError(f"expected a norm with a method `linear`, got {type(model.norm).__name__}")
-    share = model.norm.linear(part, at=resid)
-    return model.unembed(share, model.W_E) - model.unembed(
-        torch.zeros_like(share[:1, :1]), model.W_E
-    )
+    share = part if isinstance(model.norm, nn.Identity) else _linear(model.norm)(part, at=resid)
+    nothing = torch.zeros_like(resid[0, 0])  # gives the unembedding's bias, if it has one
+    return model.unembed(share, model.W_E) - model.unembed(nothing, model.W_E)
 
 
 @torch.no_grad()
@@ -131,6 +130,12 @@ def logit_attribution(model, trace, targets):
     said["constant"] = of_targets(constant_logits(model, trace).expand_as(logits))
     _check_sum(said, of_targets(logits), "the logits")
     return said
+
+
+def _linear(norm):
+    if not hasattr(norm, "linear"):
+        raise ValueError(f"expected a norm with a method `linear`, got {type(norm).__name__}")
+    return norm.linear
 
 
 def _check_sum(parts, whole, name):
