@@ -20,7 +20,7 @@ from PIL import Image
 
 from bookkit import circuitsvis, describe, figures, style
 from bookkit.charts import spread
-from bookkit.check import visible
+from bookkit.check import name_of, visible
 
 HOSTILE = [
     "</script><script>alert(1)</script>",
@@ -164,6 +164,15 @@ def test_every_token_is_visible_and_json_survives_a_script_element(token):
 )
 def test_what_would_be_invisible_gets_a_sign(token, shown):
     assert visible(token) == shown
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("no skip", "no skip"), (" the", "·the"), (" ", "·"), ("", "∅"), ("a\nb ", "a↵b·"),
+     ("a long name", "a long n…")],
+)  # fmt: skip
+def test_names_beside_a_chart_keep_their_inner_spaces(name, shown):
+    assert name_of(name, 9) == shown
 
 
 def test_formulas_in_tokens_are_not_typeset():
@@ -339,6 +348,18 @@ def test_names_that_do_not_overlap_stay_where_they_are():
 def test_heatmap_says_what_is_not_finite():
     figure = figures.heatmap([[-np.inf, np.nan], [0.5, -2]], ["a", "b"], ["c", "d"], caption="c")
     assert "Columns: c, d. a: −∞, NaN. b: 0.50, −2.00." in figure.alt
+
+
+def test_long_names_fit_without_a_warning():
+    """A warning on stderr would stop the chapter from being stored."""
+    long = HOSTILE[0] * 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figures.heatmap([[1.0, 2.0]], [long], ["k", long], caption="c", row_axis="query")
+        figures.heatmap(np.eye(23), [long] * 23, [long] * 23, caption="c")
+        figures.loss_curves({long: [(0, 1), (1, 2)]}, baselines={long: 3}, caption="c")
+        figures.attention_heads(PATTERN, [long] * 3)
+        figures.colored_tokens([long] * 3, [1, 2, 3])
 
 
 def test_the_map_lights_only_what_is_asked_for():

@@ -23,6 +23,20 @@ def visible(token):
     return "".join(map(_visible_character, token)) or "∅"
 
 
+def name_of(text, length):
+    """Shorten a name for a picture; only spaces between words stay as they are."""
+    words = text.strip(" ")
+    start, _, end = text.partition(words)
+    inner = "".join(c if c == " " else _visible_character(c) for c in words)
+    shown = "".join(map(_visible_character, start)) + inner + "".join(map(_visible_character, end))
+    return clip(shown or "∅", length)
+
+
+def clip(text, length):
+    """At most length characters; … stands for the rest."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
 def _visible_character(character):
     if character in _SIGNS:
         return _SIGNS[character]

@@ -21,10 +21,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from bookkit import describe, static, style
-from bookkit.charts import heatmap, loss_curves
+from bookkit.charts import loss_curves
 from bookkit.check import numbers, strings
 from bookkit.circuitsvis import Interactive, bundle, pack
 from bookkit.decoder_map import PIECES, decoder_map
+from bookkit.matrices import heatmap
 from bookkit.picture import Picture, draw, words
 
 __all__ = [

@@ -11,7 +11,7 @@
 .bookkit-drawing { background: #fcfcfa; color: #1b1b1b; border-radius: 6px; padding: 8px;
   overflow-x: auto; font: 14px/1.4 system-ui, sans-serif; }
 .bookkit-drawing > div:first-child { max-width: 100% !important; padding: 0 15px 0 12px !important; }
-.bookkit-drawing h3 { color: #1b1b1b; font-size: 14px; font-weight: 600; margin: 0 0 6px !important; }
+.bookkit-drawing h3 { color: #1b1b1b !important; font-size: 14px; font-weight: 600; margin: 0 0 6px !important; }
 /* The name of the head stands above its thumbnail, not on it, and once above the large one. */
 .bookkit-drawing h2 { display: none; }
 .bookkit-drawing h4 { position: static !important; background: none !important;

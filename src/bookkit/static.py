@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from bookkit import style
-from bookkit.check import visible
+from bookkit.check import clip, visible
 from bookkit.picture import draw
 
 LABEL = 18  # characters of a token beside an axis; the text alternative has all of it
@@ -28,8 +28,7 @@ def _quietly(fig, **options):
 
 
 def short(token, length=LABEL):
-    token = visible(token)
-    return token if len(token) <= length else token[: length - 1] + "…"
+    return clip(visible(token), length)
 
 
 def _heat(ax, pattern, limit, masked):
