@@ -18,22 +18,6 @@ from torch import nn
 
 from decoder.attention import scaled_dot_product
 
-__all__ = [
-    "Additive",
-    "Bilinear",
-    "Cosine",
-    "LinearState",
-    "dot_product",
-    "every_score",
-    "linear_kernel",
-    "linear_recurrent",
-    "linear_step",
-    "negative_squared_distance",
-    "scaled_dot_product",
-    "shared",
-    "uniform",
-]
-
 
 def dot_product(q, k):
     """Their dot product, unscaled: its spread grows with the root of d_head. Cost: d_head.

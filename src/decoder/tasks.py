@@ -123,104 +123,95 @@ class Copy(Reversal):
         return half
 
 
-class _Lookup(Task):
-    # What the two retrievals share: pairs first in the vocabulary (key * n_values + value), then
-    # keys alone, then values; pairs first in a sequence, then query, answer, query, answer.
-    told_every = 2
-
-    @property
-    def d_vocab(self):
-        return self.n_keys * self.n_values + self.n_keys + self.n_values
-
-    @property
-    def seq(self):
-        return self.n_pairs + 2 * self.n_queries
-
-    @property
-    def first_told(self):
-        return self.n_pairs
-
-    def _lay_out(self, keys, values, queries, answers):
-        pairs = keys * self.n_values + values  # (batch, n_pairs)
-        queries = self.n_keys * self.n_values + queries  # (batch, n_queries)
-        answers = self.n_keys * self.n_values + self.n_keys + answers
-        return torch.cat([pairs, torch.stack([queries, answers], dim=2).flatten(1)], dim=1)
-
-    def _asked(self, batch_size, generator):
-        return torch.randint(self.n_pairs, (batch_size, self.n_queries), generator=generator)
-
-
 @dataclass(frozen=True)
-class Retrieval(_Lookup):
-    """Key-value pairs, then queries: a key, and the value that was paired with it.
+class Retrieval(Task):
+    """Key, value, key, value, ...; then queries: a key again, and its value.
 
-    A pair is one token, so that one layer can look it up and only the matching is on trial.
-    The keys of a sequence are all different; its values need not be. Random are, after the
-    first, each pair (n_keys - i keys are left for it, and n_values values), and each query,
-    one of the n_pairs keys. Answers are certain. That makes
-    sum_{i=1}^{n_pairs-1} ln((n_keys - i) n_values) + n_queries ln n_pairs
-    over n_pairs - 1 + 2 n_queries predictions.
+    A value has to learn which key it follows before a query can find it by that key: two steps,
+    so two layers. Keys come first in the vocabulary, then values. The keys of a sequence are all
+    different; its values need not be. Random are each key after the first, one of n_keys - i,
+    each value, one of n_values, and each query, one of the n_pairs keys. Answers are certain:
+    (sum_{i=1}^{n_pairs-1} ln(n_keys - i) + n_pairs ln n_values + n_queries ln n_pairs)
+    over 2 n_pairs + 2 n_queries - 1 predictions.
 
     Args:
         n_pairs: Pairs in a sequence.
         n_queries: Queries after them, each a key of the sequence, with repetition.
         n_keys: Keys there are, at least n_pairs.
         n_values: Values there are.
+
+    Source: Arora et al. 2023 (Zoology), section 3.1, with other proportions.
     """
 
     n_pairs: int
     n_queries: int
     n_keys: int
     n_values: int
+    told_every = 2
 
     def __post_init__(self):
         _check_sizes(**vars(self))
         _check_enough("n_keys", self.n_keys, "n_pairs", self.n_pairs)
 
     @property
+    def d_vocab(self):
+        return self.n_keys + self.n_values
+
+    @property
+    def seq(self):
+        return 2 * self.n_pairs + 2 * self.n_queries
+
+    @property
+    def first_told(self):
+        return 2 * self.n_pairs
+
+    @property
     def floor(self):
-        pairs = sum(math.log((self.n_keys - i) * self.n_values) for i in range(1, self.n_pairs))
-        return (pairs + self.n_queries * math.log(self.n_pairs)) / self.n_ctx
+        keys = sum(math.log(self.n_keys - i) for i in range(1, self.n_pairs))
+        values = self.n_pairs * math.log(self.n_values)
+        return (keys + values + self.n_queries * math.log(self.n_pairs)) / self.n_ctx
 
     def sequences(self, batch_size, generator=None):
         keys = _distinct(self.n_keys, self.n_pairs, batch_size, generator)
-        values = torch.randint(self.n_values, keys.shape, generator=generator)
-        asked = self._asked(batch_size, generator)
-        return self._lay_out(keys, values, keys.gather(1, asked), values.gather(1, asked))
+        values = self.n_keys + torch.randint(self.n_values, keys.shape, generator=generator)
+        asked = _places(self.n_pairs, self.n_queries, batch_size, generator)
+        return torch.cat(
+            [_alternate(keys, values), _alternate(keys.gather(1, asked), values.gather(1, asked))],
+            dim=1,
+        )
 
 
 @dataclass(frozen=True)
-class NoisyRetrieval(_Lookup):
-    """`Retrieval` where a query shows its key with some of its bits flipped.
+class NoisyRetrieval(Task):
+    """Keys, then queries: a key with some of its bits flipped, and the place where that key was.
 
-    Keys are strings of bits, drawn with repetition; values are all different, so that an answer
-    tells which pair was meant. A pair whose key is h bits away from the query was meant with
-    probability proportional to (flip / (1 - flip))^h: the softmax of the dot product of the
-    bits, as +1 and -1, times ln((1 - flip) / flip) / 2. So one head can be the best possible
-    model, if its score can match many bits at the right temperature.
+    One layer can do it, so that only the matching is on trial. Keys are strings of bits, drawn
+    with repetition; they come first in the vocabulary, then one token for each place. A key
+    that is h bits away from the query was meant with probability proportional to
+    (flip / (1 - flip))^h: the softmax of the dot product of the bits, as +1 and -1, times
+    ln((1 - flip) / flip) / 2. So one head is the best possible model, if its score can match
+    many bits at the right temperature.
 
-    Random are, after the first pair, each key's bits, n_bits ln 2, and its value, one of
-    n_values - i; for a query, the pair, ln n_pairs, and the flips, H(flip) a bit. A query and
-    its answer together show the pair and the flips and nothing else, so the two predictions
-    cost ln n_pairs + n_bits H(flip) by the chain rule; `answer_floor` is the answer's part.
+    Random are, after the first, each key's bits, n_bits ln 2; for a query, the place,
+    ln n_shown, and the flips, H(flip) a bit. A query and its answer together show the
+    place and the flips and nothing else, so by the chain rule the two predictions cost
+    ln n_shown + n_bits H(flip); `answer_floor` is the answer's part of it.
 
     Args:
-        n_pairs: Pairs in a sequence.
+        n_shown: Keys in a sequence.
         n_queries: Queries after them, with repetition.
         n_bits: Bits in a key.
-        n_values: Values there are, at least n_pairs.
         flip: Probability that a bit of a query is wrong, above 0 and below 1/2.
     """
 
-    n_pairs: int
+    n_shown: int
     n_queries: int
     n_bits: int
-    n_values: int
     flip: float
+    told_every = 2
 
     def __post_init__(self):
-        _check_sizes(**{name: size for name, size in vars(self).items() if name != "flip"})
-        _check_enough("n_values", self.n_values, "n_pairs", self.n_pairs)
+        _check_sizes(n_shown=self.n_shown, n_queries=self.n_queries, n_bits=self.n_bits)
         if not 0 < self.flip < 0.5:
             raise ValueError(f"expected flip above 0 and below 1/2, got {self.flip!r}")
 
@@ -230,29 +221,65 @@ class NoisyRetrieval(_Lookup):
         return 2**self.n_bits
 
     @property
+    def d_vocab(self):
+        return self.n_keys + self.n_shown
+
+    @property
+    def seq(self):
+        return self.n_shown + 2 * self.n_queries
+
+    @property
+    def first_told(self):
+        return self.n_shown
+
+    @property
     def floor(self):
-        pairs = sum(
-            self.n_bits * math.log(2) + math.log(self.n_values - i) for i in range(1, self.n_pairs)
-        )
+        keys = (self.n_shown - 1) * self.n_bits * math.log(2)
         a_bit = -self.flip * math.log(self.flip) - (1 - self.flip) * math.log(1 - self.flip)
-        query_and_answer = math.log(self.n_pairs) + self.n_bits * a_bit
-        return (pairs + self.n_queries * query_and_answer) / self.n_ctx
+        query_and_answer = math.log(self.n_shown) + self.n_bits * a_bit
+        return (keys + self.n_queries * query_and_answer) / self.n_ctx
 
     @property
     def answer_floor(self):
-        """Lowest loss at the answers alone, nats: how unsure the query leaves one of its pair."""
+        """Lowest loss at the answers alone, nats: how unsure a query leaves one of its place."""
         return sum(p * -math.log(meant / total) for p, meant, _, total in self._cases())
 
     @property
     def best_accuracy(self):
-        """Highest share of right answers: that of always naming the nearest key's value."""
-        return sum(p * best / total for p, _, best, total in self._cases())
+        """Highest share of right answers: that of always naming the nearest key."""
+        return sum(p * nearest / total for p, _, nearest, total in self._cases())
+
+    def sequences(self, batch_size, generator=None):
+        keys = torch.randint(self.n_keys, (batch_size, self.n_shown), generator=generator)
+        asked = _places(self.n_shown, self.n_queries, batch_size, generator)
+        flipped = torch.rand(*asked.shape, self.n_bits, generator=generator) < self.flip
+        noise = (flipped * 2 ** torch.arange(self.n_bits)).sum(dim=2)  # (batch, n_queries)
+        return torch.cat([keys, _alternate(keys.gather(1, asked) ^ noise, self.n_keys + asked)], 1)
+
+    def match(self, inputs, targets):
+        """A batch without the language model around it, to try a score by itself.
+
+        Args:
+            inputs: (batch, n_ctx), from `batch`.
+            targets: (batch, n_ctx).
+
+        Returns:
+            queries (batch, n_queries, n_bits) and keys (batch, n_shown, n_bits), +1 and -1, and
+            places (batch, n_queries): the index of the key that each query means. The lowest
+            cross-entropy of softmax(score(queries, keys)) with places is `answer_floor`.
+        """
+        bits = 2 ** torch.arange(self.n_bits)
+        signs = [
+            ((tokens.unsqueeze(2) & bits) > 0) * 2.0 - 1.0
+            for tokens in (inputs[:, self.n_shown :: 2], inputs[:, : self.n_shown])
+        ]
+        return *signs, targets[:, self.n_shown :: 2] - self.n_keys
 
     def _cases(self):
-        # Each multiset of distances that the other pairs can have, and each distance of the pair
-        # that was meant: its probability, and the weights (flip / (1 - flip))^h of the pair that
+        # Each multiset of distances that the other keys can have, and each distance of the one
+        # that was meant: its probability, and the weights (flip / (1 - flip))^h of the one that
         # was meant, of the nearest, and of all.
-        n, others = self.n_bits, self.n_pairs - 1
+        n, others = self.n_bits, self.n_shown - 1
         odds = self.flip / (1 - self.flip)
         for distances in combinations_with_replacement(range(n + 1), others):
             p_others = math.factorial(others)
@@ -263,14 +290,6 @@ class NoisyRetrieval(_Lookup):
             for h in range(n + 1):
                 p = p_others * math.comb(n, h) * self.flip**h * (1 - self.flip) ** (n - h)
                 yield p, odds**h, odds ** min(distances + (h,)), odds**h + weight
-
-    def sequences(self, batch_size, generator=None):
-        keys = torch.randint(self.n_keys, (batch_size, self.n_pairs), generator=generator)
-        values = _distinct(self.n_values, self.n_pairs, batch_size, generator)
-        asked = self._asked(batch_size, generator)
-        flipped = torch.rand(*asked.shape, self.n_bits, generator=generator) < self.flip
-        noise = (flipped * 2 ** torch.arange(self.n_bits)).sum(dim=2)  # (batch, n_queries)
-        return self._lay_out(keys, values, keys.gather(1, asked) ^ noise, values.gather(1, asked))
 
 
 @dataclass(frozen=True)
@@ -322,49 +341,13 @@ class Repeated(Task):
         return same.tril(-1).any(dim=2)
 
 
-@dataclass(frozen=True)
-class ShuffledPairs(Task):
-    """n_pairs pairs of tokens, then the same pairs in another order.
+def _places(n, drawn, batch_size, generator):
+    return torch.randint(n, (batch_size, drawn), generator=generator)
 
-    `Repeated` without any order to go by: whatever the lengths and distances, the second token
-    of a repeated pair is told by nothing but the successor that the first one had.
 
-    All 2 n_pairs tokens are different. Random are the tokens of the first half after the very
-    first, one of d_vocab - i each, and the order of the second, one of n_pairs!. That makes
-    sum_{i=1}^{2 n_pairs - 1} ln(d_vocab - i) + ln(n_pairs!) over 4 n_pairs - 1 predictions.
-
-    Args:
-        n_pairs: Pairs.
-        d_vocab: Tokens to draw from, at least 2 * n_pairs.
-    """
-
-    n_pairs: int
-    d_vocab: int
-    told_every = 2
-
-    def __post_init__(self):
-        _check_sizes(**vars(self))
-        _check_enough("d_vocab", self.d_vocab, "2 * n_pairs", 2 * self.n_pairs)
-
-    @property
-    def seq(self):
-        return 4 * self.n_pairs
-
-    @property
-    def first_told(self):
-        return 2 * self.n_pairs
-
-    @property
-    def floor(self):
-        tokens = sum(math.log(self.d_vocab - i) for i in range(1, 2 * self.n_pairs))
-        return (tokens + math.lgamma(self.n_pairs + 1)) / self.n_ctx
-
-    def sequences(self, batch_size, generator=None):
-        tokens = _distinct(self.d_vocab, 2 * self.n_pairs, batch_size, generator)
-        pairs = tokens.view(batch_size, self.n_pairs, 2)
-        order = _distinct(self.n_pairs, self.n_pairs, batch_size, generator)
-        again = pairs.gather(1, order.unsqueeze(2).expand_as(pairs))
-        return torch.cat([tokens, again.flatten(1)], dim=1)
+def _alternate(first, second):
+    # (batch, n) twice -> (batch, 2 * n): one of the first, one of the second, and so on.
+    return torch.stack([first, second], dim=2).flatten(1)
 
 
 def _distinct(n, drawn, batch_size, generator):
