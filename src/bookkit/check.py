@@ -26,10 +26,11 @@ def visible(token):
 def name_of(text, length):
     """Shorten a name for a picture; only spaces between words stay as they are."""
     words = text.strip(" ")
-    start, _, end = text.partition(words)
+    if not words:
+        return visible(text)
+    before, _, after = text.partition(words)
     inner = "".join(c if c == " " else _visible_character(c) for c in words)
-    shown = "".join(map(_visible_character, start)) + inner + "".join(map(_visible_character, end))
-    return clip(shown or "∅", length)
+    return clip(before.replace(" ", "·") + inner + after.replace(" ", "·"), length)
 
 
 def clip(text, length):
