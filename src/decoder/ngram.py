@@ -111,9 +111,9 @@ class NGram:
         return contexts
 
     def _find(self, level, context, token):
-        key = context * self.d_vocab + token
+        key = context * self.d_vocab + token  # below 0, and so not found, where context is -1
         place = torch.searchsorted(level.keys, key).clamp(max=len(level.keys) - 1)
-        return place.where((level.keys[place] == key) & (context >= 0), -1)
+        return place.where(level.keys[place] == key, -1)
 
     def _mixed(self, contexts, tokens):
         p = torch.full(tokens.shape, 1 / self.d_vocab, dtype=torch.float64)
