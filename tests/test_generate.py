@@ -77,8 +77,8 @@ def theirs_generate(theirs, tokens, stop, **how):
 @pytest.mark.parametrize("stop", [None, 7])
 def test_greedy_writes_what_transformers_writes(gpt2s, stop):
     ours, theirs = gpt2s
-    for seed in range(8):
-        tokens = prompt(3, 5, seed, 23)
+    for seed in range(2):
+        tokens = prompt(11, 5, seed, 23)
         expected = theirs_generate(theirs, tokens, stop, max_new_tokens=17)
         assert torch.equal(generate(ours, tokens, 17, temperature=0, stop_token=stop), expected)
 
@@ -87,8 +87,8 @@ def test_greedy_writes_what_transformers_writes(gpt2s, stop):
 @pytest.mark.parametrize("n_beams, penalty", [(1, 1.0), (2, 1.0), (3, 0.0), (4, -1.0), (5, 2.0)])
 def test_beams_write_what_transformers_writes(gpt2s, n_beams, penalty, stop):
     ours, theirs = gpt2s
-    for seed in range(6):
-        tokens = prompt(3, 5, seed, 23)
+    for seed in range(2):
+        tokens = prompt(7, 5, seed, 23)
         how = dict(max_new_tokens=17, num_beams=n_beams, length_penalty=penalty)
         expected = theirs_generate(theirs, tokens, stop, **how)
         for use_cache in (True, False):

@@ -83,8 +83,15 @@ def save_progress(folder, training, history):
     folder = Path(folder)
     tensors = {name: t.detach().contiguous() for name, t in training.tensors().items()}
     progress = {"step": training.step, "tokens": training.tokens, "history": history}
-    data = save(tensors, {"format": str(FORMAT), "progress": json.dumps(progress)})
+    # One key only: safetensors writes several in an order of chance, and the same run should
+    # make the same files.
+    data = save(tensors, {"progress": json.dumps({"format": FORMAT, **progress})})
     write_whole(folder / "checkpoint.safetensors", data)
+    _write_readable(folder, tensors, history)
+
+
+def _write_readable(folder, tensors, history):
+    """Everything that is made from a checkpoint, for people and other programs."""
     weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
     write_whole(folder / "model.safetensors", save(weights))
     numbers = [{k: v for k, v in record.items() if k != "sample"} for record in history]
@@ -95,7 +102,7 @@ def save_progress(folder, training, history):
 
 
 def load_progress(folder, training):
-    """Bring a `Training` to where its run folder stands.
+    """Bring a `Training` to where its run folder stands, and the folder's files to agree.
 
     Returns:
         The history so far; empty, and the training untouched, without a checkpoint.
@@ -104,18 +111,22 @@ def load_progress(folder, training):
         ValueError: the checkpoint is damaged, or of another model.
     """
     path = Path(folder) / "checkpoint.safetensors"
+    for unfinished in Path(folder).glob(".*.part"):  # what was being written when it was killed
+        unfinished.unlink()
     if not path.exists():
         return []
     try:
         tensors = _tensors(path)
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-        if metadata.get("format") != str(FORMAT):
-            raise ValueError(f"expected format {FORMAT}, got {metadata.get('format')}")
-        progress = json.loads(metadata["progress"])
+            progress = json.loads((file.metadata() or {}).get("progress", "{}"))
+        if progress.get("format") != FORMAT:
+            raise ValueError(
+                f"expected a checkpoint of format {FORMAT}, got {progress.get('format')}"
+            )
         training.restore(tensors, progress["step"], progress["tokens"])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    _write_readable(path.parent, tensors, progress["history"])
     return progress["history"]
 
 
