@@ -351,6 +351,12 @@ def test_several_heads_and_layers_at_once():
         assert_close(model(TOKENS), changed(TOKENS), **close)
 
 
+def test_every_forward_pass_is_ablated():
+    model = decoder()
+    with ablate_heads(model, {(1, 3): 0}):
+        assert torch.equal(model(TOKENS), model(TOKENS))
+
+
 def test_a_shared_block_is_ablated_in_one_layer_only():
     model = decoder()
     share_the_block(model)
@@ -385,7 +391,11 @@ def test_ablation_works_with_fused_attention():
     for block in fused.blocks:
         block.attn.attend = FusedAttend()
     with ablate_heads(model, {(1, 3): 0}), ablate_heads(fused, {(1, 3): 0}):
-        assert_close(fused(TOKENS), model(TOKENS), **close)
+        ours, theirs = fused(TOKENS), model(TOKENS)
+        assert_close(ours, theirs, **close)
+        # Fused attention needs its output for the gradients: it may not be overwritten.
+        ours.square().sum().backward(), theirs.square().sum().backward()
+    assert_close(fused.blocks[1].attn.W_V.grad, model.blocks[1].attn.W_V.grad, **close)
 
 
 def test_ablation_names_bad_input():

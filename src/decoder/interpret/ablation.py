@@ -41,7 +41,6 @@ def ablate_heads(model, replacements):
     def begin(module, args):
         nonlocal layer
         layer = -1
-        replaced.clear()
 
     def enter(module, args):
         nonlocal layer
