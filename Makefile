@@ -60,11 +60,12 @@ $(VENV)/test.stamp: $(VENV)/book.stamp requirements-test.txt
 	@$(PIP) -r requirements-test.txt </dev/null
 	@touch $@
 
-# Sphinx rebuilds what changed, and notices by itself when nothing did.
+# Sphinx rebuilds what changed. After a failure it must not remember what it had read: it would
+# not warn again, and the second attempt would pass.
 book: $(VENV)/book.stamp
-	@$(VENV)/bin/jupyter-book build . -W -n --keep-going --quiet </dev/null
-	@echo "The book is in _build/html. Open it in a browser:"
-	@echo "  file://$(CURDIR)/_build/html/index.html" | sed 's/ \(.\)/ \1/; s/\([^ ]\) /\1%20/g'
+	@$(VENV)/bin/jupyter-book build . -W -n --keep-going --quiet </dev/null >/dev/null || \
+	  { rm -rf _build/.doctrees; echo "The book was not built; the reasons are above." >&2; exit 1; }
+	@$(PY) -m bookkit.pages _build/html
 
 browser: $(VENV)/test.stamp
 	@$(PY) -m bookkit.browser </dev/null

@@ -8,11 +8,11 @@ import xml.etree.ElementTree as ElementTree
 
 import nbformat
 import pytest
-from conftest import pages
 
 from bookkit import sync
 from bookkit.notebook import differences, plan, write
 from bookkit.outputs import ROOT, clean
+from bookkit.pages import pages
 
 CHAPTERS = sync.find([])
 IDS = [chapter.stem for chapter in CHAPTERS]
