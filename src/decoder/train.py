@@ -12,7 +12,7 @@ from decoder.batches import fresh, shuffled, split, windows
 from decoder.loss import bits_per_character, cross_entropy, evaluate
 
 __all__ = ["Recipe", "Training", "adamw", "bits_per_character", "cross_entropy", "evaluate"]
-__all__ += ["fresh", "shuffled", "split", "train", "trapezoid", "windows"]
+__all__ += ["fresh", "shuffled", "split", "train", "trapezoid", "watch", "windows"]
 
 
 @dataclass(frozen=True)
