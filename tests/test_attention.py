@@ -128,6 +128,16 @@ def test_large_scores_and_biases_stay_finite():
     assert z.isfinite().all() and pattern.isfinite().all()
 
 
+def test_an_empty_batch_is_no_error():
+    z, pattern = attention(*tensors((0, 2, 3), (0, 5, 3), (0, 5, 7)), causal_mask(2, 5))
+    assert (z.shape, pattern.shape) == ((0, 2, 7), (0, 2, 5))
+
+
+def test_the_mask_goes_where_the_scores_are():
+    z, _ = attention(*(x.to("meta") for x in tensors()), causal_mask(2, 5))
+    assert z.is_meta and z.shape == (2, 7)
+
+
 def test_another_score_stands_in():
     q, k, v = torch.randn(2, 3), torch.randn(5, 3), torch.randn(5, 7)
 

@@ -116,14 +116,14 @@ def _read_file(path):
 
 
 def _cleaned(weights):
-    """Names without their prefix, float32 tensors, no buffers."""
+    """Names without their prefix, floating-point tensors only, no buffers."""
     named = [(name.removeprefix("transformer."), w) for name, w in weights.items()]
     weights = _merged([(name, w) for name, w in named if not BUFFER.fullmatch(name)])
     for name, w in weights.items():
         if not isinstance(w, torch.Tensor) or not w.is_floating_point():
             came = w.dtype if isinstance(w, torch.Tensor) else type(w).__name__
             raise ValueError(f"expected {name} to be a floating-point tensor, got {came}")
-    return {name: w.float() for name, w in weights.items()}
+    return weights
 
 
 def _merged(named):
