@@ -30,6 +30,8 @@ class Watch:
         page.on("request", self._request)
 
     def _dialog(self, dialog):
+        if dialog.type == "beforeunload":  # Lab's own question about what is not saved
+            return dialog.accept()
         self.dialogs.append(dialog.message)
         dialog.dismiss()
 
