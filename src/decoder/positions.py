@@ -185,7 +185,7 @@ def angles(start, end, width, base=10000.0):
         (end - start, width / 2), float64: at position 1000 float32 is already off by 1e-4.
     """
     frequencies = base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
-    return torch.arange(start, end, dtype=torch.float64)[:, None] * frequencies
+    return torch.arange(start, end)[:, None] * frequencies
 
 
 # Every layer of a forward pass asks for the same turns, so the last ones are kept. They may be
@@ -199,7 +199,6 @@ def _turns(start, end, d_head, base, dtype, device):
 
 
 @lru_cache(maxsize=4)
-@torch.inference_mode(False)
 def _sinusoids(start, end, d_model, dtype, device):
     """The vectors that `Sinusoidal` adds, (end - start, d_model)."""
     turn = angles(start, end, d_model)
