@@ -182,7 +182,7 @@ def angles(start, end, width, base=10000.0):
     """position / base^(2k / width) in radians, for positions from start to end and k < width / 2.
 
     Returns:
-        (end - start, width / 2), float64: at position 1000 float32 is already off by 1e-4.
+        (end - start, width / 2), float64, so that far positions are as exact as near ones.
     """
     frequencies = base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
     return torch.arange(start, end)[:, None] * frequencies
