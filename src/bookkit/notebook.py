@@ -123,9 +123,12 @@ def differences(md):
     if len(wanted.cells) != len(stored.cells):
         found.append(f"{path.name} has {len(stored.cells)} cells, {md.name} {len(wanted.cells)}")
     for number, (want, have) in enumerate(zip(wanted.cells, stored.cells, strict=False), 1):
-        for key in ("cell_type", "id", "source", "metadata"):
-            if want[key] != have.get(key):
-                found.append(f"{path.name}: cell {number}: {key} differs from {md.name}")
+        keys = ("cell_type", "id", "source", "metadata")
+        differing = [key for key in keys if want[key] != have.get(key)]
+        if differing:
+            what = " and ".join(differing)
+            found.append(f"{path.name}: from cell {number} on: {what} differ from {md.name}")
+            break  # one cell more, and all that follow it differ
         if have.cell_type == "code" and have.execution_count is None:
             found.append(f"{path.name}: cell {number} was never executed")
     return found
