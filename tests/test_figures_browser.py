@@ -42,7 +42,7 @@ def site(drawn, tmp_path_factory):
     pages = {
         "index.html": ("./", body),
         "chapters/deep.html": ("../", body),
-        "far.html": ("./", far + body),
+        "far.html": ("./", far + body + far),
         "alone.html": ("./nowhere/", body),
     }
     (folder / "chapters").mkdir()
@@ -144,7 +144,7 @@ def test_the_bundle_waits_until_a_figure_is_near(site, browser):
         page.goto(site + "far.html")
         page.wait_for_timeout(500)
         assert bundles(watch) == []
-        page.evaluate("scrollTo(0, document.body.scrollHeight)")
+        page.evaluate("scrollTo(0, document.body.scrollHeight)")  # a jump: none was ever in sight
         wait_until_drawn(page)
         assert len(bundles(watch)) == 1
 

@@ -17,14 +17,16 @@ from importlib import resources
 
 from bookkit.picture import Picture
 
-# Loads the bundle once, when the first figure comes near the window. In JupyterLab the page has no
-# content_root: there the bundle is in an output, and draws what it finds when it arrives.
+# Loads the bundle once, when a figure comes near the window or a jump has passed it. In
+# JupyterLab the page has no content_root: there the bundle is in an output, and draws what it
+# finds when it arrives.
 LOADER = """<script>(w=>{if(w.bookkitDraw)return w.bookkitDraw();
 const d=document,root=d.documentElement.dataset.content_root;if(root===undefined)return;
 const watch=w.bookkitWatch||=new IntersectionObserver(seen=>{
 if(w.bookkitBundle||!seen.some(e=>e.isIntersecting))return;
 watch.disconnect();w.bookkitBundle=d.createElement("script");
-w.bookkitBundle.src=root+"circuitsvis.js";d.head.append(w.bookkitBundle)},{rootMargin:"800px"});
+w.bookkitBundle.src=root+"circuitsvis.js";d.head.append(w.bookkitBundle)
+},{rootMargin:"999999px 0px 800px"});
 watch.observe(d.currentScript.closest("figure"))})(window)</script>"""
 _UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 _sent = set()
