@@ -4,6 +4,8 @@ import zlib
 
 import torch
 
+from decoder.checks import described
+
 
 def split(sequence, fraction=0.9):
     """Cut a sequence in two by place: the first part to train on, the rest to be judged by.
@@ -117,10 +119,3 @@ def numbered_generator(seed, number):
     """A random generator that is fixed by two whole numbers, say a run's seed and its step."""
     # torch keeps only the lowest 32 bits of a seed, so that seed * 2**32 + number would forget it.
     return torch.Generator().manual_seed(zlib.crc32(f"{seed} {number}".encode()))
-
-
-def described(value):
-    """What came, for an error: type and shape of a tensor, or the type of anything else."""
-    if isinstance(value, torch.Tensor):
-        return f"{value.dtype} of {tuple(value.shape)}"
-    return type(value).__name__

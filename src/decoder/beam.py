@@ -4,7 +4,8 @@ import math
 
 import torch
 
-from decoder.cache import Context, check_prompt, is_whole
+from decoder.cache import Context, check_prompt
+from decoder.checks import is_whole
 
 NEVER = -1e9  # below the score of any text; finite, so that what is added to it stays comparable
 

@@ -1,8 +1,6 @@
 """The key-value cache: what earlier positions computed, so that it is not computed again."""
 
-import torch
-
-from decoder.batches import described
+from decoder.checks import check_tokens, is_whole
 
 
 class LayerCache:
@@ -175,12 +173,7 @@ class Context:
 def check_prompt(model, tokens, max_new_tokens, stop_token=None):
     """Raise ValueError where a prompt cannot be written on from; names what was expected."""
     n_ctx, d_vocab = model.config.n_ctx, model.config.d_vocab
-    if not isinstance(tokens, torch.Tensor) or tokens.dtype != torch.int64 or tokens.ndim != 2:
-        raise ValueError(
-            f"expected tokens as an int64 tensor of (batch, seq), got {described(tokens)}"
-        )
-    if tokens.numel() == 0:
-        raise ValueError(f"expected a prompt of at least one token, got {tuple(tokens.shape)}")
+    check_tokens(tokens)
     if tokens.shape[1] > n_ctx:
         raise ValueError(
             f"expected a prompt of at most n_ctx={n_ctx} tokens, got {tokens.shape[1]}"
@@ -189,8 +182,3 @@ def check_prompt(model, tokens, max_new_tokens, stop_token=None):
         raise ValueError(f"expected max_new_tokens of 0 or more, got {max_new_tokens!r}")
     if stop_token is not None and not (is_whole(stop_token) and 0 <= stop_token < d_vocab):
         raise ValueError(f"expected a stop_token from 0 to {d_vocab - 1}, got {stop_token!r}")
-
-
-def is_whole(number):
-    """Whether a number is an int; to Python a bool is one too, and never meant."""
-    return isinstance(number, int) and not isinstance(number, bool)

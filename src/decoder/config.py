@@ -2,6 +2,8 @@
 
 from dataclasses import asdict, dataclass
 
+from decoder.checks import check_sizes
+
 
 @dataclass(frozen=True)
 class Config:
@@ -33,8 +35,8 @@ class Config:
     d_mlp: int | None = None
 
     def __post_init__(self):
-        for name in ("d_vocab", "n_ctx", "d_model", "n_heads", "n_layers"):
-            _require_size(name, getattr(self, name))
+        check_sizes(d_vocab=self.d_vocab, n_ctx=self.n_ctx, d_model=self.d_model)
+        check_sizes(n_heads=self.n_heads, n_layers=self.n_layers)
         if self.d_head is None:
             if self.d_model % self.n_heads:
                 raise ValueError(
@@ -45,15 +47,8 @@ class Config:
             object.__setattr__(self, "d_head", self.d_model // self.n_heads)
         if self.d_mlp is None:
             object.__setattr__(self, "d_mlp", 4 * self.d_model)
-        _require_size("d_head", self.d_head)
-        _require_size("d_mlp", self.d_mlp)
+        check_sizes(d_head=self.d_head, d_mlp=self.d_mlp)
 
     def to_dict(self):
         """All seven sizes by name, ready for JSON; `Config(**sizes)` reads them back."""
         return asdict(self)
-
-
-def _require_size(name, size):
-    # bool is an int to Python, and n_heads=True is never meant.
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise ValueError(f"expected {name} to be a positive whole number, got {size!r}")

@@ -6,7 +6,8 @@ import sys
 import torch
 
 from decoder.beam import beam_search
-from decoder.cache import Context, KeyValueCache, LayerCache, cache_bytes, check_prompt, is_whole
+from decoder.cache import Context, KeyValueCache, LayerCache, cache_bytes, check_prompt
+from decoder.checks import is_whole
 
 __all__ = ["Context", "KeyValueCache", "LayerCache", "apply_temperature", "beam_search"]
 __all__ += ["cache_bytes", "generate", "keep_top_k", "keep_top_p", "pick", "stream"]

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from decoder.block import Block
+from decoder.checks import check_ids, check_tokens
 from decoder.norm import LayerNorm
 from decoder.positions import Learned
 
@@ -75,26 +76,11 @@ class Decoder(nn.Module):
                 block.mlp.W_out /= math.sqrt(2 * self.config.n_layers)
 
     def _check(self, tokens, start):
-        d_vocab, n_ctx = self.config.d_vocab, self.config.n_ctx
-        if not isinstance(tokens, torch.Tensor) or tokens.dtype != torch.int64 or tokens.ndim != 2:
-            came = (
-                f"{tokens.dtype} of {tuple(tokens.shape)}"
-                if isinstance(tokens, torch.Tensor)
-                else type(tokens).__name__
-            )
-            raise ValueError(f"expected tokens as an int64 tensor of (batch, seq), got {came}")
-        if tokens.numel() == 0:
-            raise ValueError(f"expected at least one token, got {tuple(tokens.shape)}")
+        n_ctx = self.config.n_ctx
+        check_tokens(tokens)
         if start + tokens.shape[1] > n_ctx:
             cached = f" after {start} cached" if start else ""
             raise ValueError(
                 f"expected at most n_ctx={n_ctx} positions, got {tokens.shape[1]}{cached}"
             )
-        low, high = tokens.aminmax()
-        if low < 0 or high >= d_vocab:
-            wrong = int(low if low < 0 else high)
-            row, column = (tokens == wrong).nonzero()[0].tolist()
-            raise ValueError(
-                f"expected ids from 0 to {d_vocab - 1} (d_vocab={d_vocab}), "
-                f"got {wrong} at row {row}, position {column}"
-            )
+        check_ids(tokens, self.config.d_vocab)

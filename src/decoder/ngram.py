@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from decoder.text import as_ids
+from decoder.checks import as_ids
 
 
 class _Level(NamedTuple):

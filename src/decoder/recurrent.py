@@ -10,6 +10,8 @@ import math
 import torch
 from torch import nn
 
+from decoder.checks import check_ids, check_sizes, check_tokens
+
 
 class RNNCell(nn.Module):
     """h = tanh(x W_x + b + h_before W_h).
@@ -30,7 +32,7 @@ class RNNCell(nn.Module):
 
     def __init__(self, d_in, d_hidden):
         super().__init__()
-        _check_sizes(d_in=d_in, d_hidden=d_hidden)
+        check_sizes(d_in=d_in, d_hidden=d_hidden)
         self.d_in, self.d_hidden = d_in, d_hidden
         self.W_x = nn.Parameter(_between(d_hidden, d_in, d_hidden))
         self.W_h = nn.Parameter(_between(d_hidden, d_hidden, d_hidden))
@@ -70,7 +72,7 @@ class LSTMCell(nn.Module):
 
     def __init__(self, d_in, d_hidden):
         super().__init__()
-        _check_sizes(d_in=d_in, d_hidden=d_hidden)
+        check_sizes(d_in=d_in, d_hidden=d_hidden)
         self.d_in, self.d_hidden = d_in, d_hidden
         self.W_x = nn.Parameter(_between(d_hidden, d_in, 4 * d_hidden))
         self.W_h = nn.Parameter(_between(d_hidden, d_hidden, 4 * d_hidden))
@@ -143,7 +145,7 @@ class RecurrentLM(nn.Module):
 
     def __init__(self, cell, d_vocab):
         super().__init__()
-        _check_sizes(d_vocab=d_vocab)
+        check_sizes(d_vocab=d_vocab)
         self.d_vocab = d_vocab
         self.W_E = nn.Parameter(torch.randn(d_vocab, cell.d_in))
         self.cell = cell
@@ -152,7 +154,8 @@ class RecurrentLM(nn.Module):
 
     def forward(self, tokens):
         """Predict the token after each position: (batch, seq) -> logits (batch, seq, d_vocab)."""
-        _check_tokens(tokens, self.d_vocab)
+        check_tokens(tokens)
+        check_ids(tokens, self.d_vocab)
         outputs, _ = unroll(self.cell, self.W_E[tokens])  # (batch, seq, d_hidden)
         return outputs @ self.W_U + self.b_U
 
@@ -192,28 +195,3 @@ def memory_horizon(layer, x):
 def _between(fan, *shape):
     # Uniform in +-1/sqrt(fan), as torch starts its recurrent layers.
     return (2 * torch.rand(*shape) - 1) / math.sqrt(fan)
-
-
-def _check_sizes(**sizes):
-    for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"expected {name} to be a positive whole number, got {size!r}")
-
-
-def _check_tokens(tokens, d_vocab):
-    if not isinstance(tokens, torch.Tensor):
-        raise ValueError(
-            f"expected tokens as an int64 tensor of (batch, seq), got {type(tokens).__name__}"
-        )
-    if tokens.dtype != torch.int64 or tokens.ndim != 2 or tokens.numel() == 0:
-        raise ValueError(
-            "expected tokens as an int64 tensor of (batch, seq), at least one, "
-            f"got {tokens.dtype} of {tuple(tokens.shape)}"
-        )
-    outside = (tokens < 0) | (tokens >= d_vocab)
-    if outside.any():
-        row, column = outside.nonzero()[0].tolist()
-        raise ValueError(
-            f"expected ids from 0 to {d_vocab - 1} (d_vocab={d_vocab}), "
-            f"got {int(tokens[row, column])} at row {row}, position {column}"
-        )

@@ -1,11 +1,4 @@
-"""Toy tasks whose best possible loss is known.
-
-Each makes random sequences by a rule, and states the lowest loss that any model can reach:
-the entropy of a sequence given its first token, divided by the number of predictions. By the
-chain rule that is also the sum of what is left to guess at each position, so each `floor` only
-has to count the random choices that a sequence shows, in nats. All next-token predictions count.
-Built in chapters/10-reversal; chapters 01, 03 and 13 use the others.
-"""
+"""Tasks that ask for what belongs to a key: plain, and with noise on the keys."""
 
 import math
 from dataclasses import dataclass
@@ -13,114 +6,8 @@ from itertools import combinations_with_replacement
 
 import torch
 
-
-class Task:
-    """What all tasks share. A task says how to draw `sequences`, and what it knows of them.
-
-    A subclass has `d_vocab`, `seq` (tokens in a sequence; n_ctx is one less), `floor` (nats per
-    token, over all predictions), `sequences(batch_size, generator)` -> (batch, seq) int64, and
-    `predictable(inputs)`.
-    """
-
-    def batch(self, batch_size, generator=None):
-        """Draw sequences; the targets are the inputs, one position on.
-
-        Args:
-            batch_size: Sequences, at least 1.
-            generator: A `torch.Generator` on the CPU; torch's own if None.
-
-        Returns:
-            inputs and targets, (batch, n_ctx) int64 each.
-
-        Raises:
-            ValueError: batch_size is not a positive whole number.
-        """
-        _check_sizes(batch_size=batch_size)
-        tokens = self.sequences(batch_size, generator)
-        return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
-
-    @property
-    def n_ctx(self):
-        """Positions a model needs: one less than the sequence has tokens."""
-        return self.seq - 1
-
-    @property
-    def ceiling(self):
-        """The loss, nats per token, of a model that knows nothing: ln d_vocab."""
-        return math.log(self.d_vocab)
-
-    def accuracy(self, logits, inputs, targets):
-        """Share of the predictable targets that get the highest logit, in [0, 1].
-
-        Args:
-            logits: (batch, n_ctx, d_vocab).
-            inputs: (batch, n_ctx), which with `predictable` tell what counts.
-            targets: (batch, n_ctx).
-        """
-        right = logits.argmax(dim=-1) == targets  # (batch, n_ctx)
-        return right[self.predictable(inputs).to(right.device)].float().mean().item()
-
-    def predictable(self, inputs):
-        """Where something in the past tells the target: (batch, n_ctx), boolean.
-
-        Here: from `first_told` on, every `told_every`-th position.
-        """
-        position = torch.arange(self.n_ctx) - self.first_told
-        told = (position >= 0) & (position % self.told_every == 0)
-        return told.expand(inputs.shape)
-
-
-@dataclass(frozen=True)
-class Reversal(Task):
-    """n random tokens, then the same backwards.
-
-    The first half cannot be predicted: each token is drawn by itself, and costs ln d_vocab
-    whatever the model. The first token is no target, so n - 1 remain. The second half can be
-    predicted wholly. Of 2n - 1 predictions that leaves (n - 1) / (2n - 1) * ln d_vocab.
-    A model that sees the future gets below it.
-
-    Args:
-        n: Tokens in the random half.
-        d_vocab: Tokens to draw from.
-    """
-
-    n: int
-    d_vocab: int
-    told_every = 1
-
-    def __post_init__(self):
-        _check_sizes(n=self.n, d_vocab=self.d_vocab)
-
-    @property
-    def seq(self):
-        return 2 * self.n
-
-    @property
-    def first_told(self):
-        return self.n - 1
-
-    @property
-    def floor(self):
-        return (self.n - 1) / (2 * self.n - 1) * math.log(self.d_vocab)
-
-    def sequences(self, batch_size, generator=None):
-        half = torch.randint(self.d_vocab, (batch_size, self.n), generator=generator)
-        return torch.cat([half, self.again(half)], dim=1)
-
-    def again(self, half):
-        """The second half, made from the first."""
-        return half.flip(1)
-
-
-@dataclass(frozen=True)
-class Copy(Reversal):
-    """n random tokens, then the same again. The floor is that of `Reversal`, for its reasons.
-
-    The token to copy is always n - 1 positions back: position alone finds it, with one layer.
-    """
-
-    def again(self, half):
-        return half
+from decoder.checks import check_sizes
+from decoder.tasks.base import Task, check_enough, distinct
 
 
 @dataclass(frozen=True)
@@ -150,8 +37,8 @@ class Retrieval(Task):
     told_every = 2
 
     def __post_init__(self):
-        _check_sizes(**vars(self))
-        _check_enough("n_keys", self.n_keys, "n_pairs", self.n_pairs)
+        check_sizes(**vars(self))
+        check_enough("n_keys", self.n_keys, "n_pairs", self.n_pairs)
 
     @property
     def d_vocab(self):
@@ -172,7 +59,7 @@ class Retrieval(Task):
         return (keys + values + self.n_queries * math.log(self.n_pairs)) / self.n_ctx
 
     def sequences(self, batch_size, generator=None):
-        keys = _distinct(self.n_keys, self.n_pairs, batch_size, generator)
+        keys = distinct(self.n_keys, self.n_pairs, batch_size, generator)
         values = self.n_keys + torch.randint(self.n_values, keys.shape, generator=generator)
         asked = _places(self.n_pairs, self.n_queries, batch_size, generator)
         return torch.cat(
@@ -211,7 +98,7 @@ class NoisyRetrieval(Task):
     told_every = 2
 
     def __post_init__(self):
-        _check_sizes(n_shown=self.n_shown, n_queries=self.n_queries, n_bits=self.n_bits)
+        check_sizes(n_shown=self.n_shown, n_queries=self.n_queries, n_bits=self.n_bits)
         if not 0 < self.flip < 0.5:
             raise ValueError(f"expected flip above 0 and below 1/2, got {self.flip!r}")
 
@@ -292,55 +179,6 @@ class NoisyRetrieval(Task):
                 yield p, odds**h, odds ** min(distances + (h,)), odds**h + weight
 
 
-@dataclass(frozen=True)
-class Repeated(Task):
-    """A random block over and over, of a length that differs from sequence to sequence.
-
-    The tokens of a block are all different, so that a token that came before says exactly what
-    comes next: what came after it then. That takes two steps, finding the earlier token and
-    reading its successor, and no fixed distance replaces them, because the length is drawn anew.
-
-    Random are the block's length, ln(longest - shortest + 1), and its tokens after the first,
-    one of d_vocab - i each. All of it can be read off a sequence of more than `longest` tokens,
-    so by the chain rule their sum, averaged over the lengths, is what all predictions cost.
-
-    Args:
-        shortest: Fewest tokens in a block.
-        longest: Most.
-        seq: Tokens in a sequence, more than longest.
-        d_vocab: Tokens to draw from, at least longest.
-    """
-
-    shortest: int
-    longest: int
-    seq: int
-    d_vocab: int
-
-    def __post_init__(self):
-        _check_sizes(**vars(self))
-        _check_enough("longest", self.longest, "shortest", self.shortest)
-        _check_enough("d_vocab", self.d_vocab, "longest", self.longest)
-        _check_enough("seq", self.seq, "longest + 1", self.longest + 1)
-
-    @property
-    def floor(self):
-        lengths = range(self.shortest, self.longest + 1)
-        blocks = [sum(math.log(self.d_vocab - i) for i in range(1, n)) for n in lengths]
-        return (math.log(len(lengths)) + sum(blocks) / len(blocks)) / self.n_ctx
-
-    def sequences(self, batch_size, generator=None):
-        block = _distinct(self.d_vocab, self.longest, batch_size, generator)
-        length = torch.randint(
-            self.shortest, self.longest + 1, (batch_size, 1), generator=generator
-        )
-        return block.gather(1, torch.arange(self.seq) % length)
-
-    def predictable(self, inputs):
-        """Where the input token came before, so that its successor did: (batch, n_ctx)."""
-        same = inputs.unsqueeze(2) == inputs.unsqueeze(1)  # (batch, n_ctx, n_ctx)
-        return same.tril(-1).any(dim=2)
-
-
 def _places(n, drawn, batch_size, generator):
     return torch.randint(n, (batch_size, drawn), generator=generator)
 
@@ -348,19 +186,3 @@ def _places(n, drawn, batch_size, generator):
 def _alternate(first, second):
     # (batch, n) twice -> (batch, 2 * n): one of the first, one of the second, and so on.
     return torch.stack([first, second], dim=2).flatten(1)
-
-
-def _distinct(n, drawn, batch_size, generator):
-    # (batch, drawn): different numbers below n, all orders equally likely.
-    return torch.rand(batch_size, n, generator=generator).argsort(dim=1)[:, :drawn]
-
-
-def _check_sizes(**sizes):
-    for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"expected {name} to be a positive whole number, got {size!r}")
-
-
-def _check_enough(name, size, least_name, least):
-    if size < least:
-        raise ValueError(f"expected {name} >= {least_name}, got {size} < {least}")
