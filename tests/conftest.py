@@ -1,11 +1,26 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, Phase, settings
 
 from bookkit.outputs import ROOT
 from bookkit.pages import missing
+
+# No timed tests: a busy machine is no bug.
+settings.register_profile(
+    "tests", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+# For mutmut: the first failure is enough, and the same examples for every mutant.
+settings.register_profile(
+    "mutants",
+    parent=settings.get_profile("tests"),
+    phases=[Phase.explicit, Phase.generate],
+    derandomize=True,
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tests"))
 
 
 @pytest.fixture(scope="session")

@@ -1,23 +1,7 @@
 """Small things that several tests need."""
 
-import os
-
 import torch
-from hypothesis import HealthCheck, Phase, settings
 from torch import nn
-
-# No timed tests: a busy machine is no bug.
-settings.register_profile(
-    "tests", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
-# For mutmut: the first failure is enough, and the same examples for every mutant.
-settings.register_profile(
-    "mutants",
-    parent=settings.get_profile("tests"),
-    phases=[Phase.explicit, Phase.generate],
-    derandomize=True,
-)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tests"))
 
 
 def randomise(module, std=0.4, seed=0):
