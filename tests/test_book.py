@@ -168,11 +168,21 @@ def test_shown_code_is_highlighted(site, browser, name):
 
 
 def test_axe_finds_nothing_serious(visit):
+    assert serious(visit.page) == []
+
+
+def serious(page):
+    """What axe calls critical or serious, and text in the very colour of its background."""
+    report = Axe().run(page).response
     found = []
-    for violation in Axe().run(visit.page).response["violations"]:
+    for violation in report["violations"]:
         if violation["impact"] in ("critical", "serious"):
             found += [(violation["id"], node["html"][:200]) for node in violation["nodes"]]
-    assert found == []
+    for unsure in report["incomplete"]:  # axe takes such text for hidden on purpose
+        for node in unsure["nodes"]:
+            if "equalRatio" in str(node["any"]):
+                found.append(("equalRatio", node["html"][:200]))
+    return found
 
 
 @each_page
@@ -196,6 +206,7 @@ def test_bad_pages_would_be_seen(browser, tmp_path):
     """The watch and the measures above see what they are there to see."""
     (tmp_path / "bad.html").write_text(
         "<!doctype html><html lang=en><title>Bad</title><body><p style='width:3000px'>wide</p>"
+        "<p style='color:#eee;background:#eee'>nobody reads this</p>"
         "<img src='missing.png'><img src='http://localhost.invalid/x.png'>"
         "<script>undefinedFunction()</script><script>alert(1)</script>",
         encoding="utf-8",
@@ -208,5 +219,4 @@ def test_bad_pages_would_be_seen(browser, tmp_path):
         assert any("undefinedFunction" in error for error in watch.errors)
         assert any("missing.png" in error for error in watch.errors)
         assert page.evaluate("document.documentElement.scrollWidth > innerWidth")
-        impacts = {v["impact"] for v in Axe().run(page).response["violations"]}
-        assert impacts & {"critical", "serious"}
+        assert {"image-alt", "equalRatio"} <= {rule for rule, _ in serious(page)}

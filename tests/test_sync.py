@@ -342,5 +342,5 @@ def test_what_only_looks_like_an_address_or_a_path_is_kept(text):
 
 
 def test_base64_of_a_picture_is_not_searched_for_paths():
-    html = f'<img src="data:image/png;base64,AAAA{Path.home()}/AA==" alt="x">'
+    html = f'<img src="data:image/png;base64,AAA+{Path.home()}/AA==" alt="x">'
     assert clean([result(text_html=html)])[0].data["text/html"] == html
