@@ -1,5 +1,7 @@
 """The figures in a browser: drawn once, harmless whatever the tokens, readable by everyone."""
 
+import re
+
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from browser import chromium, inked, opened, serve
@@ -109,6 +111,32 @@ def test_the_canvas_gets_tokens_without_escapes(site, browser):
         assert {f"{token} ({i})" for i, token in enumerate(SHOWN)} <= set(drawn)
 
 
+@pytest.mark.parametrize(("number", "causal_only"), [(0, True), (1, False)])
+def test_the_numbers_under_the_mouse_are_those_of_the_pattern(site, browser, number, causal_only):
+    listen = """window.lines = [];
+        const draw = CanvasRenderingContext2D.prototype.fillText;
+        CanvasRenderingContext2D.prototype.fillText = function (text, ...rest) {
+            window.lines.push(String(text)); return draw.call(this, text, ...rest); };"""
+    expected = causal(HEADS, SEQ)[0] if causal_only else causal(1, SEQ)[0] + 0.01
+    with opened(browser, **DESK) as (page, _):
+        page.add_init_script(listen)
+        page.goto(site)
+        wait_until_drawn(page)
+        canvas = page.locator("canvas:not([aria-hidden])").nth(number)
+        canvas.scroll_into_view_if_needed()
+        box = canvas.bounding_box()
+        for step in range(2, 40):
+            for across in (0.45, 0.6, 0.75, 0.9):
+                x, y = box["x"] + across * box["width"], box["y"] + step / 40 * box["height"]
+                page.mouse.move(x, y)
+        text = "\n".join(page.evaluate("window.lines"))
+        seen = dict(re.findall(r"\((\d, \d)\)\nSrc:.*\nDest:.*\nVal: (\S+)", text))
+        assert len(seen) >= 10
+        for place, value in seen.items():
+            query, key = map(int, place.split(", "))
+            assert abs(float(value) - expected[query, key]) < (6e-4 if causal_only else 6e-3)
+
+
 def test_tooltips_show_tokens_without_escapes(site, browser):
     with opened(browser, **DESK) as (page, watch):
         page.goto(site)
@@ -121,6 +149,8 @@ def test_tooltips_show_tokens_without_escapes(site, browser):
                 "text => document.querySelector('.colored-tokens strong').textContent === text",
                 arg=SHOWN[number],
             )
+            value = page.locator(".colored-tokens div").inner_text().split("\n")[-1]
+            assert float(value) == [1, -1, 0.5][number]
         assert watch.dialogs == [] and watch.errors == []
 
 
@@ -147,6 +177,24 @@ def test_the_bundle_waits_until_a_figure_is_near(site, browser):
         page.evaluate("scrollTo(0, document.body.scrollHeight)")  # a jump: none was ever in sight
         wait_until_drawn(page)
         assert len(bundles(watch)) == 1
+
+
+def test_a_figure_that_comes_while_the_bundle_loads_asks_for_no_second_one(site, browser, drawn):
+    with opened(browser, **DESK) as (page, watch):
+        held = []
+        page.route("**/circuitsvis.js", lambda route: held.append(route))
+        with page.expect_request("**/circuitsvis.js"):
+            page.goto(site)
+        page.evaluate(
+            """html => document.querySelector("main").prepend(
+                document.createRange().createContextualFragment(html))""",
+            drawn[1].html(),
+        )
+        page.wait_for_timeout(300)
+        assert len(held) == len(bundles(watch)) == 1
+        held[0].continue_()
+        wait_until_drawn(page, 4)
+        assert watch.errors == [] and watch.dialogs == []
 
 
 def pictures_are_visible(page):
@@ -213,7 +261,7 @@ def test_a_telephone_scrolls_only_down_and_covers_nothing(site, browser):
             name, thumbnail = button.locator("h4"), button.locator("canvas")
             label, heat = name.bounding_box(), thumbnail.bounding_box()
             assert label["y"] + label["height"] <= heat["y"] + 1
-            assert heat["width"] >= 60 and heat["x"] + heat["width"] <= 390
+            assert heat["width"] >= 48 and heat["x"] + heat["width"] <= 390
         large = page.locator(".bookkit-large canvas").first.bounding_box()
         assert large["width"] > 250 and large["x"] + large["width"] <= 390
 

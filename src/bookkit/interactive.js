@@ -20,7 +20,7 @@
 .bookkit-drawing .bookkit-heads { display: flex; flex-wrap: wrap; gap: 2px;
   margin: 0 0 12px -3px !important; }
 .bookkit-drawing .bookkit-heads > div { flex: 0 0 auto !important;
-  width: clamp(72px, 23%, 96px) !important; max-width: 96px !important; }
+  width: clamp(58px, 23%, 96px) !important; max-width: 96px !important; }
 .bookkit-drawing [role=button] { cursor: pointer; border-radius: 4px; }
 .bookkit-drawing [role=button]:focus-visible { outline: 3px solid #bf4f00; }
 .bookkit-drawing [role=button][aria-pressed=true] h4 { font-weight: 700; text-decoration: underline; }
