@@ -191,7 +191,8 @@ def test_a_figure_that_comes_while_the_bundle_loads_asks_for_no_second_one(site,
             drawn[1].html(),
         )
         page.wait_for_timeout(300)
-        assert len(held) == len(bundles(watch)) == 1
+        # One request could also be two scripts that share it, each to be run.
+        assert len(held) == page.locator("script[src$='circuitsvis.js']").count() == 1
         held[0].continue_()
         wait_until_drawn(page, 4)
         assert watch.errors == [] and watch.dialogs == []
