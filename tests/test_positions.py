@@ -119,6 +119,22 @@ def test_generating_first_does_not_stop_training(scheme):
     assert model.W_E.grad.abs().sum() > 0
 
 
+@each_scheme
+def test_the_first_position_is_0(scheme):
+    positions = SCHEMES[scheme](SIZES)
+    resid, x = randn(2, 3, 22), randn(2, 3, 6)
+    assert torch.equal(positions(resid), positions(resid, start=0))
+    assert torch.equal(positions.rotate(x), positions.rotate(x, start=0))
+
+
+@each_scheme
+def test_device_stays(scheme):
+    # The device of no numbers stands for any other; torch refuses to mix it with the CPU's.
+    positions = SCHEMES[scheme](SIZES).to("meta")
+    resid, x = torch.empty(2, 3, 22, device="meta"), torch.empty(2, 3, 6, device="meta")
+    assert positions(resid).device == positions.rotate(x).device == resid.device
+
+
 # None
 
 
@@ -311,6 +327,15 @@ def test_two_rotaries_do_not_share_what_differs():
     x = randn(3, 6)
     assert (Rotary(6).rotate(x) - Rotary(6, 99.0).rotate(x)).abs().max() > 0.01
     assert (Rotary(6).rotate(x, 1) - Rotary(6).rotate(x, 2)).abs().max() > 0.01
+
+
+def test_rotary_base_is_that_of_the_paper_and_may_be_anything_above_0():
+    x = randn(3, 6)
+    assert torch.equal(Rotary(6).rotate(x, 999), Rotary(6, base=10_000).rotate(x, 999))
+    # At base 1 all pairs are turned by the position itself; below, the first turns slowest.
+    expected = torch.view_as_complex(x.view(3, 3, 2)) * torch.exp(1j * torch.arange(3)[:, None])
+    assert_close(Rotary(6, base=1).rotate(x), torch.view_as_real(expected).flatten(-2))
+    assert Rotary(6, base=0.5).rotate(x).isfinite().all()
 
 
 def test_rotary_names_bad_sizes():
