@@ -18,6 +18,7 @@ LOOKS = {
     "phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light"},
 }
 PAGE_BYTES = 60_000
+PATIENCE = 120_000  # milliseconds; a busy machine is no error
 DATA_URI = re.compile(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=]+")
 INTERACTIVE = "figure.bookkit:has(script[type='application/json'])"
 DRAWN = f'() => !document.querySelector("{INTERACTIVE}:not([data-drawn])")'
@@ -31,6 +32,7 @@ SCROLL = """async () => {
 }"""
 
 PAGES = pages()
+pytestmark = pytest.mark.timeout(900)  # the first test waits for the build
 each_page = pytest.mark.parametrize("name", PAGES)
 VISITS = [(name, look) for name in [*PAGES, "search"] for look in LOOKS]
 
@@ -49,9 +51,10 @@ def browser():
 
 def read(page, address):
     """Open a page and scroll to its end, as a reader does."""
+    page.set_default_timeout(PATIENCE)
     page.goto(address, wait_until="load")
     page.evaluate(SCROLL)
-    page.wait_for_function(DRAWN, timeout=30_000)
+    page.wait_for_function(DRAWN, timeout=PATIENCE)
     page.evaluate("() => window.MathJax && MathJax.startup && MathJax.startup.promise")
     page.wait_for_load_state("networkidle")
 
@@ -198,7 +201,7 @@ def test_a_page_opened_from_the_disk_is_the_same(book, browser, name):
 def test_the_search_finds_a_word_without_a_server_of_its_own(site, browser):
     with opened(browser, **DESK) as (page, watch):
         page.goto(f"{site}search.html?q=attention")
-        page.wait_for_selector("#search-results li a", timeout=20_000)
+        page.wait_for_selector("#search-results li a", timeout=PATIENCE)
         assert watch.elsewhere() == [] and watch.errors == []
 
 
