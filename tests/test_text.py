@@ -542,6 +542,13 @@ def test_what_are_no_ids(ids, got):
         as_ids(ids, 7)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
+def test_ids_become_int64(dtype):
+    ids = as_ids(torch.tensor([2, 0, 5], dtype=dtype), 7)
+    assert ids.dtype == torch.int64 and ids.tolist() == [2, 0, 5]
+    assert as_ids([], 7).dtype == torch.int64
+
+
 @pytest.mark.parametrize("call", [WORDS.decode, WORDS.tokens, CharTokenizer.from_text("ab").decode])
 def test_ids_outside_the_vocabulary_are_refused(call):
     with pytest.raises(ValueError, match=r"expected ids in \[0, \d+\), got -1 at place 0"):
