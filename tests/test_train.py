@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from decoder import Config, Decoder
 from decoder.batches import described, numbered_generator
+from decoder.progress import progress_bar
 from decoder.train import (
     Recipe,
     Training,
@@ -17,7 +18,6 @@ from decoder.train import (
     cross_entropy,
     evaluate,
     fresh,
-    progress_bar,
     shuffled,
     split,
     train,
@@ -437,5 +437,5 @@ def test_nothing_is_shown_where_output_is_stored(capfd, monkeypatch):
     train(tiny_model(), batches(), Recipe(2))
     assert capfd.readouterr() == ("", "")
     monkeypatch.setenv("JPY_SESSION_NAME", "a notebook in Lab")
-    with progress_bar(10, done=3) as bar:
+    with progress_bar(total=10, initial=3) as bar:
         assert not bar.disable and (bar.total, bar.n, bar.leave) == (10, 3, False)

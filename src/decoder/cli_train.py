@@ -1,6 +1,5 @@
 """`python -m decoder.train`: train a decoder on a text, from a shell."""
 
-import argparse
 import hashlib
 import sys
 from dataclasses import asdict
@@ -10,6 +9,7 @@ import torch
 from tqdm.auto import tqdm
 
 from decoder.batches import numbered_generator, shuffled, split, windows
+from decoder.cli_options import OPTIONS, parser
 from decoder.config import Config
 from decoder.generate import generate
 from decoder.loss import bits_per_character, evaluate
@@ -18,41 +18,6 @@ from decoder.runs import create_run, load_progress, load_settings, save_progress
 from decoder.text import CharTokenizer, WordTokenizer, load_corpus, load_tokenizer
 from decoder.train import Recipe, Training, watch
 
-DESCRIPTION = """\
-Train a decoder on a text and keep all of it in a folder.
-
-The first nine tenths of the text are learnt from, the rest judges. Along the way the folder
-gets the weights, a log, the curves as a picture and samples; a run that was stopped, in
-whatever way, goes on from its last record with --resume and ends with the same weights."""
-EXAMPLES = """\
-examples:
-  python -m decoder.train --out runs/first
-      characters of Python's own help texts: needs no network, takes a minute or two
-  python -m decoder.train --corpus tiny-shakespeare --out runs/plays --steps 5000
-  python -m decoder.train --corpus my-novel.txt --tokenizer words --d-vocab 4096 --out runs/novel
-  python -m decoder.train --resume --out runs/plays
-  python -m decoder.generate runs/plays --prompt "ROMEO:"
-
-The size that counts for time is steps * batch-size * n-ctx * parameters. Losses are in nats
-per token; bits per character compare tokenizers."""
-
-OPTIONS = {  # name: default, type, help
-    "corpus": ("pydoc", str, "tiny-shakespeare, shakespeare, pydoc, or the path of a UTF-8 file"),
-    "tokenizer": ("characters", str, "what a token is: characters or words"),
-    "d-vocab": (4096, int, "most tokens that a tokenizer of words may have"),
-    "n-ctx": (64, int, "longest sequence that the model sees, in tokens"),
-    "d-model": (128, int, "width of the residual stream"),
-    "n-heads": (4, int, "attention heads in a block"),
-    "n-layers": (4, int, "blocks"),
-    "steps": (2000, int, "batches to learn from"),
-    "batch-size": (12, int, "windows of n-ctx tokens in a batch"),
-    "learning-rate": (1e-3, float, "the highest; it rises to it at first and falls at the end"),
-    "weight-decay": (0.1, float, "pull of matrices towards zero"),
-    "seed": (0, int, "fixes first weights, order of the text, samples"),
-    "evaluate-every": (200, int, "steps from one record (and checkpoint, and sample) to the next"),
-    "sample-tokens": (200, int, "length of a sample; 0 for none"),
-    "threads": (torch.get_num_threads(), int, "processor threads; the last digits depend on them"),
-}
 VALIDATION_WINDOWS = 256  # judged by along the way, spread evenly; at the end by all
 FRACTION = 0.9
 ALONG = ("batch_size", "seed", "evaluate_every", "sample_tokens", "threads")
@@ -61,7 +26,7 @@ NEEDED = {"model", "recipe", "corpus", "fraction", *ALONG}
 
 def main(argv=None):
     """Returns the exit status: 0, or 2 after one line on stderr, or 130 when interrupted."""
-    given = vars(_parser().parse_args(argv))
+    given = vars(parser().parse_args(argv))
     folder, resumed = Path(given.pop("out")), given.pop("resume")
     try:
         settings, text = (_resumed if resumed else _started)(folder, given)
@@ -73,29 +38,6 @@ def main(argv=None):
         print(f"\nstopped; --resume --out {folder} goes on", file=sys.stderr)
         return 130
     return 0
-
-
-def _parser():
-    parser = argparse.ArgumentParser(
-        prog="python -m decoder.train",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,  # so that --resume can tell what was given
-    )
-    parser.add_argument("--out", required=True, metavar="RUN", help="the run folder, new or empty")
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        default=False,
-        help="go on with the run in RUN, with the settings that it was started with",
-    )
-    for name, (default, kind, text) in OPTIONS.items():
-        metavar = {str: "TEXT", int: "N", float: "X"}[kind]
-        parser.add_argument(
-            f"--{name}", type=kind, metavar=metavar, help=f"{text} (default: {default})"
-        )
-    return parser
 
 
 def _started(folder, given):

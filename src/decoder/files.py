@@ -3,11 +3,10 @@
 import http.client
 import os
 import secrets
-import sys
 import urllib.request
 from pathlib import Path
 
-from tqdm.auto import tqdm
+from decoder.progress import progress_bar
 
 TIMEOUT = 20.0  # seconds without a byte before a download is given up
 
@@ -63,12 +62,8 @@ def fetch(url, label):
 
 
 def _read(response, expected, label):
-    # Where nobody watches there is no bar, so that an executed notebook stores none.
-    watched = sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
     data = bytearray()
-    with tqdm(
-        desc=label, total=expected, unit="B", unit_scale=True, leave=False, disable=not watched
-    ) as bar:
+    with progress_bar(desc=label, total=expected, unit="B", unit_scale=True) as bar:
         while chunk := response.read(1 << 16):
             data += chunk
             bar.update(len(chunk))

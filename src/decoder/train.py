@@ -1,15 +1,14 @@
 """Training: a short loop, the same every time. `python -m decoder.train --out RUN`"""
 
 import math
-import os
 import sys
 from dataclasses import dataclass
 
 import torch
-from tqdm.auto import tqdm
 
 from decoder.batches import fresh, shuffled, split, windows
 from decoder.loss import bits_per_character, cross_entropy, evaluate
+from decoder.progress import progress_bar
 
 __all__ = ["Recipe", "Training", "adamw", "bits_per_character", "cross_entropy", "evaluate"]
 __all__ += ["fresh", "shuffled", "split", "train", "trapezoid", "watch", "windows"]
@@ -196,7 +195,7 @@ def watch(training, validation=None, evaluate_every=100):
     if evaluate_every < 1:
         raise ValueError(f"expected evaluate_every of at least 1, got {evaluate_every}")
     losses, steps = [], training.recipe.steps
-    with progress_bar(steps, training.step) as bar:
+    with progress_bar(total=steps, initial=training.step, unit="step") as bar:
         for record in training:
             losses.append(record["train_loss"])
             bar.update()
@@ -207,13 +206,6 @@ def watch(training, validation=None, evaluate_every=100):
                 if validation is not None:
                     record["validation_loss"] = evaluate(training.model, *validation)
                 yield record
-
-
-def progress_bar(total, done=0):
-    """A bar for a terminal or JupyterLab; nothing where the output is stored or compared."""
-    # Only Lab's kernels have this variable; those of nbclient, nbval and a book's build do not.
-    watched = sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
-    return tqdm(total=total, initial=done, unit="step", leave=False, disable=not watched)
 
 
 if __name__ == "__main__":
