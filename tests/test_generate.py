@@ -164,6 +164,10 @@ def test_cuts_of_a_known_distribution():
         0.75: [False, True, True, True],
         1: [True, True, True, True],
     }
+    # Nothing in float32 lies between 1 - 1e-9 and 1: what holds all of the rest still stays.
+    assert keep_top_p(logits, 1e-9).isfinite()[0].tolist() == [False, True, False, False]
+    # Two of four hold exactly a half: no third one is needed to reach it.
+    assert keep_top_p(torch.zeros(1, 4), 0.5).isfinite().sum() == 2
     assert keep_top_k(logits, 3).isfinite()[0].tolist() == [False, True, True, True]
     assert keep_top_k(logits, 9).isfinite().all()
 
