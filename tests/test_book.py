@@ -176,7 +176,8 @@ def test_axe_finds_nothing_serious(visit):
 
 def serious(page):
     """What axe calls critical or serious, and text in the very colour of its background."""
-    report = Axe().run(page).response
+    # Preloading would ask for the theme's style sheets at the wrong address, and be seen by Watch.
+    report = Axe().run(page, options={"preload": False}).response
     found = []
     for violation in report["violations"]:
         if violation["impact"] in ("critical", "serious"):

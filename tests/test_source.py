@@ -58,6 +58,11 @@ def _is_docstring(node):
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
+def test_show_source_keeps_the_docstring_and_show_code_does_not():
+    assert '"""Let each query' in repr(show_source(causal_mask))
+    assert '"""' not in repr(show_code(causal_mask))
+
+
 def test_a_body_that_is_only_a_docstring_stays():
     code = 'class A:\n    """Only this."""'
     assert without_docstrings(code) == code

@@ -49,7 +49,7 @@ EVERYTHING = (
     cell('print("one")\nprint("two")'),
     "## Then\n\n",
     cell("import os, sys\n(os.getcwd() == os.path.realpath('.'), 6 * 7)"),
-    cell("import torch\ntorch.get_num_threads()"),
+    cell("import torch\ntorch.get_num_threads(), os.environ['OMP_NUM_THREADS']"),
     cell("sys.executable == " + repr(sys.executable)),
     cell(
         "import tqdm.auto\nfor _ in tqdm.auto.tqdm(range(3)):\n"
@@ -106,7 +106,7 @@ def test_ids_are_unique_and_follow_from_the_contents(synced, tmp_path):
 
 def test_the_kernel_is_this_interpreter_with_its_own_threads(synced):
     results = outputs(synced)
-    assert results[3][0].data["text/plain"] == str(sync.THREADS)
+    assert results[3][0].data["text/plain"] == f"({sync.THREADS}, '{sync.THREADS}')"
     assert results[4][0].data["text/plain"] == "True"
     assert results[-1][0].data["text/plain"] == "(None, [])"
 

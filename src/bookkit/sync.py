@@ -17,13 +17,12 @@ import tempfile
 import time
 from pathlib import Path
 
-import nbformat
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-from bookkit.notebook import METADATA, ChapterError, differences, plan, write
+from bookkit.notebook import ChapterError, differences, plan, write
 from bookkit.outputs import ROOT, Unrepeatable, clean
 
 CHAPTERS = ROOT / "chapters"
@@ -87,7 +86,6 @@ def execute(notebook, folder, name):
     with tempfile.TemporaryDirectory() as ipython:
         with client.setup_kernel(env=environment(THREADS, ipython)):
             _execute_cells(client, name)
-    notebook.metadata = nbformat.from_dict(METADATA)  # the kernel has added its version
 
 
 def _execute_cells(client, name):
