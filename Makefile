@@ -74,7 +74,8 @@ test: $(VENV)/test.stamp browser
 	@$(PY) -m pytest </dev/null
 
 lab: $(VENV)/book.stamp
-	@$(PY) -m jupyterlab chapters
+	@[ "$$(id -u)" != 0 ] || root=--allow-root; \
+	$(PY) -m jupyterlab $${root:-} --LabApp.default_url=/lab/tree/chapters
 
 sync: $(VENV)/book.stamp
 	@$(PY) -m bookkit.sync $(CHAPTER) </dev/null
