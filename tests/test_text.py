@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decoder import corpora, files
+from decoder import corpora, files, progress
 from decoder.corpora import Corpus, strip_gutenberg
 from decoder.files import write_whole
 from decoder.text import (
@@ -219,7 +219,7 @@ def test_the_bar_counts_the_bytes_and_shows_only_where_somebody_watches(
 ):
     bars = []
 
-    class Bar(files.tqdm):
+    class Bar(progress.tqdm):
         def __init__(self, *args, **kwargs):
             bars.append(kwargs | {"seen": 0})
             super().__init__(*args, **(kwargs | {"disable": True}))
@@ -227,7 +227,7 @@ def test_the_bar_counts_the_bytes_and_shows_only_where_somebody_watches(
         def update(self, n=1):
             bars[-1]["seen"] += n
 
-    monkeypatch.setattr(files, "tqdm", Bar)
+    monkeypatch.setattr(progress, "tqdm", Bar)
     if watched:
         monkeypatch.setenv("JPY_SESSION_NAME", "chapter.ipynb")
     publish()
