@@ -9,7 +9,8 @@ import torch
 from tqdm.auto import tqdm
 
 from decoder.batches import numbered_generator, shuffled, split, windows
-from decoder.cli_options import OPTIONS, parser
+from decoder.cli_options import OPTIONS
+from decoder.cli_options import parser as _parser
 from decoder.config import Config
 from decoder.generate import generate
 from decoder.loss import bits_per_character, evaluate
@@ -26,7 +27,7 @@ NEEDED = {"model", "recipe", "corpus", "fraction", *ALONG}
 
 def main(argv=None):
     """Returns the exit status: 0, or 2 after one line on stderr, or 130 when interrupted."""
-    given = vars(parser().parse_args(argv))
+    given = vars(_parser().parse_args(argv))
     folder, resumed = Path(given.pop("out")), given.pop("resume")
     try:
         settings, text = (_resumed if resumed else _started)(folder, given)
