@@ -268,6 +268,60 @@ def test_each_token_is_computed_once():
     assert seen == [(2, 5)] + [(2, 1)] * 5
 
 
+def test_the_defaults_are_those_that_are_documented():
+    model = make_model()
+    tokens = prompt(3, 5)
+    beams = beam_search(model, tokens, 32, 4, 1.0, None, True)
+    assert beams.shape == (3, 37)
+    assert torch.equal(beam_search(model, tokens), beams)
+    plain = dict(temperature=1.0, top_k=None, top_p=None, use_cache=True, stop_token=None)
+    drawn = generate(model, tokens, 32, generator=seeded(3), **plain)
+    assert drawn.shape == (3, 37)
+    assert torch.equal(generate(model, tokens, generator=seeded(3)), drawn)
+    assert len(list(stream(model, tokens))) == 32
+
+
+def test_beams_are_told_apart_by_their_defaults():
+    """With other numbers of beams, or another penalty, the same table is continued otherwise."""
+    model = randomised_table(seed=0)
+    start = torch.arange(11)[:, None]
+    written = {
+        (n_beams, penalty): beam_search(model, start, 9, n_beams, penalty, 3, use_cache=False)
+        for n_beams in (3, 4, 5)
+        for penalty in (0.0, 1.0, 2.0)
+    }
+    default = beam_search(model, start, 9, stop_token=3, use_cache=False)
+    same = {k for k, v in written.items() if v.shape == default.shape and torch.equal(v, default)}
+    assert same == {(4, 1.0)}
+
+
+@pytest.mark.parametrize("use_cache", [None, True])
+def test_beams_are_cached_unless_told_otherwise(use_cache):
+    model, how = make_model(), {} if use_cache is None else {"use_cache": use_cache}
+    lengths = []
+    model.register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].shape[1]))
+    beam_search(model, prompt(2, 5), 6, 3, **how)
+    assert lengths == [5, 1, 1, 1, 1, 1]
+    lengths.clear()
+    beam_search(model, prompt(2, 5), 6, 3, use_cache=False)
+    assert lengths == [5, 6, 7, 8, 9, 10]
+
+
+def test_all_is_computed_where_the_tokens_are():
+    """Nothing is made on torch's default device, which may be another than the tokens'."""
+    model, start = randomised_table(seed=0), torch.arange(11)[:, None]
+    how = dict(use_cache=False, stop_token=3)
+
+    def written():
+        drawn = generate(model, start, 9, generator=seeded(), **how)
+        return beam_search(model, start, 9, 3, **how), drawn
+
+    expected = written()
+    with torch.device("meta"):
+        came = written()
+    assert all(map(torch.equal, came, expected))
+
+
 @pytest.mark.parametrize("dtype, size", [(torch.float32, 4), (torch.float64, 8)])
 def test_memory_is_what_is_predicted(dtype, size):
     cache, model = KeyValueCache(CONFIG), make_model().to(dtype)
@@ -404,6 +458,11 @@ class Table(torch.nn.Module):
 
     def forward(self, tokens, cache=None):
         return self.logits[tokens]
+
+
+def randomised_table(seed, d_vocab=11):
+    scale = 2.0 * torch.randn(d_vocab, d_vocab, generator=seeded(seed))
+    return Table(scale.softmax(dim=-1).tolist())
 
 
 def test_beams_find_what_greedy_misses():
