@@ -295,6 +295,11 @@ def test_beams_are_told_apart_by_their_defaults():
     assert same == {(4, 1.0)}
 
 
+def test_a_context_keeps_keys_and_values_unless_told_otherwise():
+    assert isinstance(Context(make_model()).cache, KeyValueCache)
+    assert Context(make_model(), use_cache=False).cache is None
+
+
 @pytest.mark.parametrize("use_cache", [None, True])
 def test_beams_are_cached_unless_told_otherwise(use_cache):
     model, how = make_model(), {} if use_cache is None else {"use_cache": use_cache}
@@ -547,6 +552,24 @@ BAD = {
         lambda: LayerCache(4).append(torch.zeros(2, 3, 3), torch.zeros(2, 3, 3)),
         r"\(batch, n_heads, seq, width\), got \(2, 3, 3\)",
     ),
+    "k without v's width": (
+        lambda: LayerCache(4).append(torch.zeros(1, 2, 3, 3), torch.zeros(1, 2, 3)),
+        r"got \(1, 2, 3, 3\) and \(1, 2, 3\)",
+    ),
+    "v without k's width": (
+        lambda: LayerCache(4).append(torch.zeros(1, 2, 3), torch.zeros(1, 2, 3, 3)),
+        r"got \(1, 2, 3\) and \(1, 2, 3, 3\)",
+    ),
+    "nothing is possible after one of two": (
+        lambda: generate(
+            Table([[0.5, 0.5], [0.0, 0.0]]), torch.tensor([[0], [1]]), use_cache=False
+        ),
+        "^expected logits that are numbers, got NaN or infinity from the model$",
+    ),
+    "temperature hot": (lambda: generate(M, T, temperature="hot"), "0 or more, got 'hot'"),
+    "temperature True": (lambda: generate(M, T, temperature=True), "0 or more, got True"),
+    "top_p half": (lambda: generate(M, T, top_p="half"), "at most 1, got 'half'"),
+    "penalty none": (lambda: beam_search(M, T, length_penalty=None), "got None"),
     "another batch": (lambda: M(prompt(5, 1), filled()), r"as cached \(2, 3, 13, 4\), got \(5, 3"),
     "full": (lambda: M(prompt(2, 11), filled()), "n_ctx=13 positions, got 11 after 3 cached"),
     "rows": (lambda: filled().reorder(torch.tensor([0])), "got 1 and a batch of 2"),

@@ -5,7 +5,7 @@ import math
 import torch
 
 from decoder.cache import Context, check_prompt
-from decoder.checks import is_whole
+from decoder.checks import is_number, is_whole
 
 NEVER = -1e9  # below the score of any text; finite, so that what is added to it stays comparable
 
@@ -55,8 +55,8 @@ def beam_search(
     check_prompt(model, tokens, max_new_tokens, stop_token)
     if not is_whole(n_beams) or n_beams < 1:
         raise ValueError(f"expected n_beams to be a whole number of at least 1, got {n_beams!r}")
-    if not math.isfinite(length_penalty):
-        raise ValueError(f"expected length_penalty to be a number, got {length_penalty}")
+    if not is_number(length_penalty) or not math.isfinite(length_penalty):
+        raise ValueError(f"expected length_penalty to be a number, got {length_penalty!r}")
     batch, context = len(tokens), Context(model, use_cache)
     finished = [_Finished(n_beams, length_penalty) for _ in range(batch)]
     texts = tokens.repeat_interleave(n_beams, dim=0)  # (batch * n_beams, seq)

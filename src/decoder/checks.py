@@ -1,5 +1,7 @@
 """What arguments have to be, and one wording for what came instead: sizes and token ids."""
 
+from numbers import Real
+
 import torch
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -8,6 +10,11 @@ INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 def is_whole(number):
     """Whether a number is an int; to Python a bool is one too, and n_heads=True is never meant."""
     return isinstance(number, int) and not isinstance(number, bool)
+
+
+def is_number(value):
+    """Whether a value is a real number, infinities and NaN included; again, a bool is not meant."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def check_sizes(**sizes):

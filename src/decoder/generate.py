@@ -7,7 +7,7 @@ import torch
 
 from decoder.beam import beam_search
 from decoder.cache import Context, KeyValueCache, LayerCache, cache_bytes, check_prompt
-from decoder.checks import is_whole
+from decoder.checks import is_number, is_whole
 
 __all__ = ["Context", "KeyValueCache", "LayerCache", "apply_temperature", "beam_search"]
 __all__ += ["cache_bytes", "generate", "keep_top_k", "keep_top_p", "pick", "stream"]
@@ -156,12 +156,12 @@ def keep_top_p(logits, p):
 
 
 def _check_cuts(temperature=1.0, top_k=None, top_p=None):
-    if not 0 <= temperature < math.inf:
-        raise ValueError(f"expected a temperature of 0 or more, got {temperature}")
+    if not is_number(temperature) or not 0 <= temperature < math.inf:
+        raise ValueError(f"expected a temperature of 0 or more, got {temperature!r}")
     if top_k is not None and not (is_whole(top_k) and top_k >= 1):
         raise ValueError(f"expected top_k to be a whole number of at least 1, got {top_k!r}")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"expected top_p above 0 and at most 1, got {top_p}")
+    if top_p is not None and not (is_number(top_p) and 0 < top_p <= 1):
+        raise ValueError(f"expected top_p above 0 and at most 1, got {top_p!r}")
 
 
 if __name__ == "__main__":
