@@ -49,7 +49,10 @@ def test_there_are_chapters():
 
 
 def test_the_table_of_contents_names_every_chapter_and_nothing_else():
-    assert [f"chapters/{name}" for name in IDS] == pages()[1:]
+    texts = sorted(f"appendices/{path.stem}" for path in (ROOT / "appendices").glob("*.md"))
+    listed = pages()[1:]
+    assert [page for page in listed if page not in texts] == [f"chapters/{name}" for name in IDS]
+    assert sorted(page for page in listed if page in texts) == texts
 
 
 def test_every_notebook_has_its_chapter():
