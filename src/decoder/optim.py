@@ -1,0 +1,136 @@
+"""Muon: an optimiser whose steps are about equally long in every direction of a matrix."""
+
+from collections import defaultdict
+
+import torch
+
+# Odd polynomial a x + b x^3 + c x^5, chosen by Jordan et al. to lift small singular values fast.
+A, B, C = 3.4445, -4.7750, 2.0315
+
+
+def orthogonalise(matrices, steps=5):
+    """Bring the singular values of each matrix near 1, and keep its singular vectors.
+
+    A polynomial of the singular values needs no decomposition: x x^T x has the same singular
+    vectors as x, and singular values cubed.
+
+    Args:
+        matrices: (..., rows, columns).
+        steps: Times the polynomial is applied; after 5, what began at a hundredth of the
+            matrix's norm or more lies between 0.6 and 1.3.
+
+    Returns:
+        (..., rows, columns).
+
+    Raises:
+        ValueError: matrices has fewer than two dimensions.
+
+    Source: Jordan et al. 2024, *Muon: An optimizer for hidden layers in neural networks*.
+    Built in chapters/16-modern.
+    """
+    if matrices.ndim < 2:
+        raise ValueError(f"expected matrices, (..., rows, columns), got {tuple(matrices.shape)}")
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices  # the smaller side first: its products are cheaper
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # no singular value is above 1 now
+    for _ in range(steps):
+        gram = x @ x.mT  # (..., side, side)
+        x = A * x + (B * gram + C * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, made orthogonal, for the matrices of the blocks; AdamW for all the rest.
+
+    Args:
+        matrices: Weights (rows, columns) that take orthogonal steps.
+        others: Weights that take AdamW's steps: embeddings, biases, scales.
+        lr: Length of an orthogonal step: the root mean square of its rows' and columns' change
+            is lr / sqrt(columns), times sqrt(rows / columns) where there are more rows.
+        adam_lr: AdamW's learning rate.
+        momentum: Share of the earlier gradients that a step keeps.
+        weight_decay: Pull of `matrices` and of other matrices towards zero, times the rate.
+
+    Raises:
+        ValueError: one of `matrices` has not two dimensions.
+
+    Matrices of equal shape are worked on together, in one product.
+    Source: Jordan et al. 2024; Nesterov's momentum as there. Built in chapters/16-modern.
+    """
+
+    def __init__(self, matrices, others, lr, adam_lr, momentum=0.95, weight_decay=0.0):
+        matrices, others = list(matrices), list(others)
+        for weight in matrices:
+            if weight.ndim != 2:
+                raise ValueError(f"expected matrices, got a weight of {tuple(weight.shape)}")
+        groups = [
+            {"params": matrices, "lr": lr, "orthogonal": True},
+            {"params": others, "lr": adam_lr, "orthogonal": False},
+        ]
+        defaults = {"momentum": momentum, "betas": (0.9, 0.99), "weight_decay": weight_decay}
+        super().__init__([group for group in groups if group["params"]], defaults)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Change every weight that has a gradient."""
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            (self._orthogonal if group["orthogonal"] else self._adam)(weights, group)
+        return loss
+
+    def _orthogonal(self, weights, group):
+        by_shape = defaultdict(list)
+        for weight in weights:
+            by_shape[tuple(sorted(weight.shape))].append(weight)
+        for alike in by_shape.values():
+            steps = orthogonalise(torch.stack([self._flat(w, group) for w in alike]))
+            for weight, step in zip(alike, steps, strict=True):
+                rows, columns = weight.shape
+                step = step.T if rows > columns else step
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.sub_(step, alpha=group["lr"] * max(1, rows / columns) ** 0.5)
+
+    def _flat(self, weight, group):
+        """Nesterov's momentum, the smaller side first, so that tall and wide go together."""
+        momentum = self._state(weight, "momentum")
+        momentum.mul_(group["momentum"]).add_(weight.grad)
+        ahead = weight.grad + group["momentum"] * momentum
+        return ahead.T if weight.shape[0] > weight.shape[1] else ahead
+
+    def _adam(self, weights, group):
+        rate, (beta1, beta2) = group["lr"], group["betas"]
+        for weight in weights:
+            mean, square = self._state(weight, "mean"), self._state(weight, "square")
+            steps = self.state[weight].setdefault("steps", torch.zeros(()))
+            steps += 1  # a tensor, so that a checkpoint holds it
+            taken = steps.item()
+            mean.lerp_(weight.grad, 1 - beta1)
+            square.lerp_(weight.grad.square(), 1 - beta2)
+            mean_now, square_now = mean / (1 - beta1**taken), square / (1 - beta2**taken)
+            if weight.ndim >= 2:
+                weight.mul_(1 - rate * group["weight_decay"])
+            weight.sub_(rate * mean_now / (square_now.sqrt() + 1e-8))
+
+    def _state(self, weight, name):
+        state = self.state[weight]
+        if name not in state:
+            state[name] = torch.zeros_like(weight)
+        return state[name]
+
+
+def muon(model, recipe):
+    """Muon for the matrices of a decoder's blocks, AdamW at the same rate for the rest.
+
+    Args:
+        model: `Decoder`.
+        recipe: `Recipe`; learning_rate and weight_decay are used.
+
+    Returns:
+        `Muon`, for the `optimizer` of `Training`.
+    """
+    matrices = [w for w in model.blocks.parameters() if w.ndim == 2 and w.requires_grad]
+    chosen = set(map(id, matrices))
+    others = [w for w in model.parameters() if id(w) not in chosen and w.requires_grad]
+    rate, decay = recipe.learning_rate, recipe.weight_decay
+    return Muon(matrices, others, lr=rate, adam_lr=rate, weight_decay=decay)
