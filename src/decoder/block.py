@@ -13,7 +13,7 @@ class Block(nn.Module):
     Args:
         config: Sizes; d_model, n_heads, d_head and d_mlp are used.
 
-    Source: Radford et al. 2019, section 2.3. Built in chapters/08-skip.
+    Source: Radford et al. 2019, section 2.3. Built in chapters/08-skips.
     """
 
     def __init__(self, config):

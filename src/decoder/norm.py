@@ -15,7 +15,7 @@ class LayerNorm(nn.Module):
         ValueError: from `forward`, x is not d_model wide.
 
     Source: Ba et al. 2016, eq. 4; the variance is the biased one, as in PyTorch.
-    Built in chapters/08-skip.
+    Built in chapters/08-skips.
     """
 
     def __init__(self, d_model, eps=1e-5):
