@@ -163,8 +163,8 @@ class MultiHeadAttention(nn.Module):
         return z.transpose(1, 2).flatten(2) @ self.W_O + self.b_O  # (batch, seq_q, d_model)
 
     def _split(self, x):
-        # (batch, seq, n_heads * d_head) -> (batch, n_heads, seq, d_head). The view alone may
-        # not be asked for (batch, n_heads, ...): that would deal positions out to heads.
+        # (batch, seq, n_heads * d_head) -> (batch, n_heads, seq, d_head). Do not view straight
+        # to (batch, n_heads, ...): that would deal positions out to heads.
         return x.view(*x.shape[:2], self.n_heads, self.d_head).transpose(1, 2)
 
 
