@@ -183,6 +183,30 @@ def test_cuts_change_nothing_that_they_keep_and_leave_their_input_alone():
     assert torch.equal(logits, before)
 
 
+@pytest.mark.parametrize(
+    "cut",
+    [
+        lambda x: keep_top_k(x, 3),
+        lambda x: keep_top_k(x, 99),
+        lambda x: keep_top_p(x, 0.6),
+        lambda x: apply_temperature(x, 0.7),
+    ],
+)
+def test_leading_dimensions_are_free(cut):
+    logits = torch.randn(2, 3, 19, generator=seeded())
+    together = cut(logits)
+    for row in range(2):
+        for column in range(3):
+            torch.testing.assert_close(together[row, column], cut(logits[row, column]))
+
+
+def test_a_pick_without_cuts_is_from_the_models_own_distribution():
+    logits = torch.randn(200, 19, generator=seeded())
+    drawn = pick(logits, generator=seeded(1))
+    assert torch.equal(drawn, pick(logits, 1.0, None, None, seeded(1)))
+    assert not torch.equal(drawn, pick(logits, 2.0, generator=seeded(1)))
+
+
 def test_temperature_towards_0_is_greedy_and_does_not_overflow():
     logits = torch.tensor([[1.0, 3.0, 2.0], [-1e30, -2e30, 0.0]])
     assert pick(logits, temperature=1e-40).tolist() == [1, 2]
@@ -301,15 +325,19 @@ def test_a_context_keeps_keys_and_values_unless_told_otherwise():
 
 
 @pytest.mark.parametrize("use_cache", [None, True])
-def test_beams_are_cached_unless_told_otherwise(use_cache):
+def test_what_is_written_is_cached_unless_told_otherwise(use_cache):
     model, how = make_model(), {} if use_cache is None else {"use_cache": use_cache}
     lengths = []
     model.register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].shape[1]))
     beam_search(model, prompt(2, 5), 6, 3, **how)
     assert lengths == [5, 1, 1, 1, 1, 1]
     lengths.clear()
-    beam_search(model, prompt(2, 5), 6, 3, use_cache=False)
-    assert lengths == [5, 6, 7, 8, 9, 10]
+    generate(model, prompt(2, 5), 6, **how)
+    assert lengths == [5, 1, 1, 1, 1, 1]
+    for write in (generate, beam_search):
+        lengths.clear()
+        write(model, prompt(2, 5), 6, use_cache=False)
+        assert lengths == [5, 6, 7, 8, 9, 10]
 
 
 def test_all_is_computed_where_the_tokens_are():
@@ -593,9 +621,10 @@ def test_bad_input(case):
         call()
 
 
-def test_stream_refuses_before_its_first_token():
-    with pytest.raises(ValueError, match="top_k"):
-        stream(M, T, top_k=0)
+@pytest.mark.parametrize("cut", ["temperature", "top_k", "top_p"])
+def test_stream_refuses_before_its_first_token(cut):
+    with pytest.raises(ValueError, match=cut):
+        stream(M, T, **{cut: -1})
 
 
 def test_the_longest_prompt_and_the_smallest_numbers_are_allowed():
