@@ -102,6 +102,16 @@ def test_matrices_of_one_shape_do_not_touch_each_other():
         torch.testing.assert_close(left, right)
 
 
+def test_the_defaults_are_those_that_are_documented():
+    one, other = (torch.nn.Parameter(drawn(5, 7)) for _ in range(2))
+    plain = Muon([one], [], lr=0.1, adam_lr=1.0)
+    told = Muon([other], [], lr=0.1, adam_lr=1.0, momentum=0.95, weight_decay=0.0)
+    for seed in range(3):
+        same_gradients([one], [other], seed)
+        plain.step(), told.step()
+    assert torch.equal(one, other)
+
+
 def test_what_has_no_gradient_stays():
     weights = [torch.nn.Parameter(drawn(5, 7)), torch.nn.Parameter(drawn(5))]
     before = [weight.detach().clone() for weight in weights]

@@ -48,8 +48,9 @@ class Muon(torch.optim.Optimizer):
         lr: Length of an orthogonal step: the root mean square of its rows' and columns' change
             is lr / sqrt(columns), times sqrt(rows / columns) where there are more rows.
         adam_lr: AdamW's learning rate.
-        momentum: Share of the earlier gradients that a step keeps.
-        weight_decay: Pull of `matrices` and of other matrices towards zero, times the rate.
+        momentum: Share of the earlier gradients that a step keeps; 0.95 if not given.
+        weight_decay: Pull of `matrices` and of other matrices towards zero, times the rate; none
+            if not given.
 
     Raises:
         ValueError: one of `matrices` has not two dimensions.
