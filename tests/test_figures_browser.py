@@ -184,7 +184,8 @@ def test_a_figure_that_comes_while_the_bundle_loads_asks_for_no_second_one(site,
         held = []
         page.route("**/circuitsvis.js", lambda route: held.append(route))
         with page.expect_request("**/circuitsvis.js"):
-            page.goto(site)
+            # Not until "load": the page is not loaded while the bundle is held back.
+            page.goto(site, wait_until="domcontentloaded")
         page.evaluate(
             """html => document.querySelector("main").prepend(
                 document.createRange().createContextualFragment(html))""",
