@@ -87,7 +87,7 @@ def test_the_rest_takes_the_steps_of_adamw(decay):
 
 
 def test_matrices_of_one_shape_do_not_touch_each_other():
-    """Tall and wide ones are worked on in one stack; each moves as if it were alone."""
+    """Those of one shape are worked on in one stack; each moves as if it were alone."""
     shapes = [(5, 7), (7, 5), (5, 7), (3, 3)]
     together = [torch.nn.Parameter(drawn(*shape, seed=n)) for n, shape in enumerate(shapes)]
     alone = [torch.nn.Parameter(drawn(*shape, seed=n)) for n, shape in enumerate(shapes)]

@@ -10,10 +10,17 @@ ENTRY = re.compile(r"^- \*\*(.+?) (\d{4})\.\*\* \[\*(.+?)\*\]\((https://\S+?)\)"
 TITLE = re.compile(r"(?<!\*)\*([^*\n]+)\*(?!\*)")
 NAMED = re.compile(r"([A-Z][\w'-]+)(?: et al\.|(?:,? (?:and|&)? ?[A-Z][\w'-]+)*),? (\d{4})\b")
 LISTED = ENTRY.findall((ROOT / "appendices" / "sources.md").read_text("utf-8"))
-TITLES = {plain for _, _, title, _ in LISTED for plain in [title.casefold()]}
-WORKS = {(who.split(",")[0].split()[0].casefold(), year) for who, year, _, _ in LISTED}
+TITLES = {title.casefold() for _, _, title, _ in LISTED}
 CHAPTERS = sorted((ROOT / "chapters").glob("*.md"))
 MODULES = sorted((ROOT / "src" / "decoder").rglob("*.py"))
+
+
+def surname(who):
+    """That of the first author, by which the list is in order."""
+    return who.split(",")[0].split()[0].casefold()
+
+
+WORKS = {(surname(who), year) for who, year, _, _ in LISTED}
 
 
 def sources(text):
@@ -24,7 +31,7 @@ def sources(text):
 def test_the_list_is_in_order_and_names_nothing_twice():
     assert len(LISTED) > 50
     assert len({title for _, _, title, _ in LISTED}) == len(LISTED)
-    keys = [(who.split(",")[0].split()[0].casefold()) for who, *_ in LISTED]
+    keys = [surname(who) for who, *_ in LISTED]
     assert keys == sorted(keys)
 
 

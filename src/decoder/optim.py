@@ -45,8 +45,8 @@ class Muon(torch.optim.Optimizer):
     Args:
         matrices: Weights (rows, columns) that take orthogonal steps.
         others: Weights that take AdamW's steps: embeddings, biases, scales.
-        lr: Length of an orthogonal step: the root mean square of its rows' and columns' change
-            is lr / sqrt(columns), times sqrt(rows / columns) where there are more rows.
+        lr: Size of an orthogonal step: its singular values are near lr, times
+            sqrt(rows / columns) where there are more rows than columns.
         adam_lr: AdamW's learning rate.
         momentum: Share of the earlier gradients that a step keeps; 0.95 if not given.
         weight_decay: Pull of `matrices` and of other matrices towards zero, times the rate; none
@@ -83,21 +83,18 @@ class Muon(torch.optim.Optimizer):
     def _orthogonal(self, weights, group):
         by_shape = defaultdict(list)
         for weight in weights:
-            by_shape[tuple(sorted(weight.shape))].append(weight)
-        for alike in by_shape.values():
-            steps = orthogonalise(torch.stack([self._flat(w, group) for w in alike]))
+            by_shape[weight.shape].append(weight)
+        for (rows, columns), alike in by_shape.items():
+            steps = orthogonalise(torch.stack([self._ahead(w, group) for w in alike]))
             for weight, step in zip(alike, steps, strict=True):
-                rows, columns = weight.shape
-                step = step.T if rows > columns else step
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
                 weight.sub_(step, alpha=group["lr"] * max(1, rows / columns) ** 0.5)
 
-    def _flat(self, weight, group):
-        """Nesterov's momentum, the smaller side first, so that tall and wide go together."""
+    def _ahead(self, weight, group):
+        """Nesterov's momentum: the gradient, and where the earlier ones lead."""
         momentum = self._state(weight, "momentum")
         momentum.mul_(group["momentum"]).add_(weight.grad)
-        ahead = weight.grad + group["momentum"] * momentum
-        return ahead.T if weight.shape[0] > weight.shape[1] else ahead
+        return weight.grad + group["momentum"] * momentum
 
     def _adam(self, weights, group):
         rate, (beta1, beta2) = group["lr"], group["betas"]

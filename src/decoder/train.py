@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from decoder.batches import fresh, shuffled, split, windows
+from decoder.checks import check_sizes
 from decoder.loss import bits_per_character, cross_entropy, evaluate
 from decoder.progress import progress_bar
 
@@ -38,8 +39,7 @@ class Recipe:
     clip: float = 1.0
 
     def __post_init__(self):
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
-            raise ValueError(f"expected steps to be a positive whole number, got {self.steps!r}")
+        check_sizes(steps=self.steps)
         for name in ("learning_rate", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"expected {name} above 0, got {getattr(self, name)}")
