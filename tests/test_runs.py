@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from decoder import cli_generate, cli_train, runs
 from decoder.curves import curves_svg
 from decoder.generate import generate
+from decoder.norm import LayerNorm, RMSNorm
 from decoder.runs import load_run, load_settings
 from decoder.text import CharTokenizer, WordTokenizer
 
@@ -135,6 +136,39 @@ def test_words(corpus, tmp_path):
     assert "149" in everything and "149" not in vocabulary and "17" in vocabulary
 
 
+CHECKPOINT = "checkpoint.safetensors"
+MODERN = ["--architecture", "modern", "--optimizer", "muon", "--d-model", "8"]  # d_head even
+
+
+def test_the_pieces_of_chapter_16(corpus, tmp_path):
+    assert cli_train.main(start(corpus, tmp_path / "run", *MODERN)) == 0
+    run = load_run(tmp_path / "run")
+    assert isinstance(run.model.norm, RMSNorm) and run.settings["optimizer"] == "muon"
+    assert "unembed.W_U" in load_file(tmp_path / "run" / "model.safetensors")
+    assert run.model.unembed.W_U.abs().max() > 0  # begins at zero: these were loaded
+    assert any(name.endswith("momentum") for name in load_file(tmp_path / "run" / CHECKPOINT))
+
+
+def test_what_a_run_of_muon_goes_on_from(corpus, tmp_path, monkeypatch):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert cli_train.main(start(corpus, whole, *MODERN)) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(cli_train, "_report", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert cli_train.main(start(corpus, killed, *MODERN)) == 130
+    assert len((killed / "log.jsonl").read_text().splitlines()) == 1
+    assert cli_train.main(["--resume", "--out", str(killed)]) == 0
+    assert contents(killed) == contents(whole)
+
+
+def test_a_run_from_before_there_was_a_choice(copy):
+    path = copy / "config.json"
+    settings = json.loads(path.read_bytes())
+    assert settings.pop("architecture") == "gpt-2" and settings.pop("optimizer") == "adamw"
+    path.write_text(json.dumps(settings))
+    assert isinstance(load_run(copy).model.norm, LayerNorm)
+    assert cli_train.main(["--resume", "--out", str(copy)]) == 0
+
+
 # Stopping and going on
 
 
@@ -252,6 +286,8 @@ SPOILT = {
     "another format": (edit(format=2), ValueError, "config.json: .* of format 1, got 2"),
     "no sizes": (edit(model={}), ValueError, "config.json: expected a model's sizes"),
     "bad sizes": (edit(model=SIZES | dict(n_ctx=0)), ValueError, "config.json: .*n_ctx .* got 0"),
+    "another architecture": (edit(architecture="gpt-9"), ValueError,
+                             "config.json: expected architecture gpt-2 or modern, got 'gpt-9'"),
     "other sizes": (edit(model=SIZES), ValueError,
                     "model.safetensors: .* another model: size mismatch for W_E"),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), FileNotFoundError, "tokenizer"),
@@ -305,6 +341,8 @@ MISTAKES = {
     "tokenizer": (["--tokenizer", "letters"], "characters or words, got 'letters'"),
     "d-vocab": (["--d-vocab", "300"], "--d-vocab is for --tokenizer words"),
     "few words": (["--tokenizer", "words", "--d-vocab", "10"], "at least 256, got 10"),
+    "architecture": (["--architecture", "gpt-9"], "gpt-2 or modern, got 'gpt-9'"),
+    "optimizer": (["--optimizer", "sgd"], "adamw or muon, got 'sgd'"),
     "heads": (["--n-heads", "4"], "d_model=6, n_heads=4"),
     "steps": (["--steps", "0"], "steps to be a positive whole number, got 0"),
     "rate": (["--learning-rate", "-1"], "learning_rate above 0, got -1"),

@@ -15,6 +15,8 @@ examples:
   python -m decoder.train --out runs/first
       characters of Python's own help texts: needs no network, takes a minute or two
   python -m decoder.train --corpus tiny-shakespeare --out runs/plays --steps 5000
+  python -m decoder.train --corpus tiny-shakespeare --out runs/fast --architecture modern \
+      --optimizer muon --learning-rate 0.02 --weight-decay 0 --batch-size 24
   python -m decoder.train --corpus my-novel.txt --tokenizer words --d-vocab 4096 --out runs/novel
   python -m decoder.train --resume --out runs/plays
   python -m decoder.generate runs/plays --prompt "ROMEO:"
@@ -30,8 +32,10 @@ OPTIONS = {  # name: default, type, help
     "d-model": (128, int, "width of the residual stream"),
     "n-heads": (4, int, "attention heads in a block"),
     "n-layers": (4, int, "blocks"),
+    "architecture": ("gpt-2", str, "gpt-2, or modern: the pieces of chapter 16"),
     "steps": (2000, int, "batches to learn from"),
     "batch-size": (12, int, "windows of n-ctx tokens in a batch"),
+    "optimizer": ("adamw", str, "adamw, or muon: learns faster at --learning-rate 0.02"),
     "learning-rate": (1e-3, float, "the highest; it rises to it at first and falls at the end"),
     "weight-decay": (0.1, float, "pull of matrices towards zero"),
     "seed": (0, int, "fixes first weights, order of the text, samples"),

@@ -14,14 +14,15 @@ from decoder.cli_options import parser as _parser
 from decoder.config import Config
 from decoder.generate import generate
 from decoder.loss import bits_per_character, evaluate
-from decoder.model import Decoder
-from decoder.runs import create_run, load_progress, load_settings, save_progress
+from decoder.optim import muon
+from decoder.runs import create_run, load_progress, load_settings, new_model, save_progress
 from decoder.text import CharTokenizer, WordTokenizer, load_corpus, load_tokenizer
-from decoder.train import Recipe, Training, watch
+from decoder.train import Recipe, Training, adamw, watch
 
 VALIDATION_WINDOWS = 256  # judged by along the way, spread evenly; at the end by all
 FRACTION = 0.9
 ALONG = ("batch_size", "seed", "evaluate_every", "sample_tokens", "threads")
+OPTIMIZERS = {"adamw": adamw, "muon": muon}
 NEEDED = {"model", "recipe", "corpus", "fraction", *ALONG}
 
 
@@ -55,7 +56,9 @@ def _started(folder, given):
     recipe = {name: chosen[name] for name in ("steps", "learning_rate", "weight_decay")}
     settings = {
         "model": Config(d_vocab=tokenizer.d_vocab, **sizes).to_dict(),
+        "architecture": chosen["architecture"],
         "recipe": asdict(Recipe(**recipe)),
+        "optimizer": chosen["optimizer"],
         **{name: chosen[name] for name in ALONG},
         "corpus": {"name": chosen["corpus"], "sha256": _sha256(text), "characters": len(text)},
         "fraction": FRACTION,
@@ -103,9 +106,12 @@ def _prepare(settings, text, tokenizer):
     inputs, targets = windows(tokenizer.encode(learnt), n_ctx)
     ids = tokenizer.encode(held_out)
     batches = shuffled(inputs, targets, settings["batch_size"], seed)
+    optimizer = settings.get("optimizer", "adamw")
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(f"expected optimizer {' or '.join(OPTIMIZERS)}, got {optimizer!r}")
     torch.manual_seed(seed)
-    model = Decoder(Config(**settings["model"]))
-    training = Training(model, batches, Recipe(**settings["recipe"]))
+    model, recipe = new_model(settings), Recipe(**settings["recipe"])
+    training = Training(model, batches, recipe, optimizer=OPTIMIZERS[optimizer])
     return (
         training,
         windows(ids, n_ctx),

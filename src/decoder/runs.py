@@ -29,10 +29,13 @@ from decoder.config import Config
 from decoder.curves import curves_svg
 from decoder.files import write_whole
 from decoder.model import Decoder
+from decoder.modern import modernise
 from decoder.text import load_tokenizer
 from decoder.train import load_weights
 
 FORMAT = 1
+# What is done to a fresh `Decoder` before it is trained, by its name in `config.json`.
+ARCHITECTURES = {"gpt-2": lambda model: model, "modern": modernise}
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,25 @@ class Run:
     model: Decoder
     tokenizer: object
     settings: dict
+
+
+def new_model(settings):
+    """The untrained decoder that settings describe: sizes and architecture.
+
+    Args:
+        settings: As in `config.json`: `model`, the sizes; `architecture`, gpt-2 if not given.
+
+    Raises:
+        ValueError: sizes that no decoder has, or an architecture that is not known.
+    """
+    try:
+        config = Config(**settings["model"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"expected a model's sizes: {error}") from error
+    name = settings.get("architecture", "gpt-2")
+    if name not in ARCHITECTURES:
+        raise ValueError(f"expected architecture {' or '.join(ARCHITECTURES)}, got {name!r}")
+    return ARCHITECTURES[name](Decoder(config))
 
 
 def create_run(folder, settings, tokenizer):
@@ -168,14 +190,15 @@ def load_run(folder):
         ValueError: a file is damaged or does not fit the others; says which.
     """
     folder, settings = Path(folder), load_settings(folder)
-    try:
-        config = Config(**settings["model"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder / 'config.json'}: expected a model's sizes: {error}") from error
+    with torch.random.fork_rng(devices=[]):  # new weights are drawn; nobody asked for that
+        try:
+            model = new_model(settings)
+        except ValueError as error:
+            raise ValueError(f"{folder / 'config.json'}: {error}") from error
     tokenizer = load_tokenizer(folder / "tokenizer.json")
-    if tokenizer.d_vocab != config.d_vocab:
+    if tokenizer.d_vocab != model.config.d_vocab:
         raise ValueError(
-            f"{folder}: expected a tokenizer of d_vocab={config.d_vocab} (config.json), "
+            f"{folder}: expected a tokenizer of d_vocab={model.config.d_vocab} (config.json), "
             f"got {tokenizer.d_vocab} (tokenizer.json)"
         )
     path = folder / "model.safetensors"
@@ -184,10 +207,6 @@ def load_run(folder):
             f"{folder} has no model.safetensors: its training was stopped before the first "
             f"record. Go on with it: python -m decoder.train --resume --out {folder}"
         )
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # a fresh model draws its weights; nobody asked for that
-        model = Decoder(config)
     try:
         load_weights(model, _tensors(path))
     except ValueError as error:
