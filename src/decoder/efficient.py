@@ -1,0 +1,194 @@
+"""The same pieces, faster: torch's fused kernels behind the signatures of what they stand in for.
+
+Each class changes how `forward` computes and nothing else: same parameters under the same names,
+same numbers up to rounding. So `fuse` can turn a piece into its fast twin where it stands.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from decoder.attention import (
+    Attend,
+    MultiHeadAttention,
+    _check_fits,
+    _check_shapes,
+    _checked_mask,
+    causal_mask,
+    scaled_dot_product,
+)
+from decoder.elementwise import gelu, rms_norm, squared_relu
+from decoder.mlp import GELU, MLP
+from decoder.modern import SquaredReLU
+from decoder.norm import LayerNorm, RMSNorm, _check_width
+from decoder.positions import Positions
+from decoder.scores import Cosine, _unit, dot_product
+
+
+class LazyMask(Attend):
+    """An `Attend` that `FusedHeads` hands the mask to as a function, so that it need not be made.
+
+    `mask` may be a tensor, or a function of (seq_q, seq_k) such as `causal_mask`.
+    """
+
+
+class FusedAttend(LazyMask):
+    """`Attend` in one call, which never holds the pattern: it returns z and None.
+
+    Args:
+        score: `scaled_dot_product`, `dot_product` or a `Cosine`: what is a dot product of
+            something.
+
+    Raises:
+        ValueError: score is another one; from `forward`, as `attention`.
+
+    Built in chapters/15-cost.
+    """
+
+    def __init__(self, score=scaled_dot_product):
+        if not is_dot_product(score):
+            raise ValueError(f"expected a score that is a dot product, got {score!r}")
+        super().__init__(score)
+
+    def forward(self, q, k, v, mask=None, bias=None):
+        """`attention(q, k, v, mask, bias, score)`, without its pattern: returns z and None."""
+        _check_shapes(q, k, v)
+        # The kernel's own causal mask counts from the first key, ours from the last.
+        causal = mask is causal_mask and bias is None and q.shape[-2] == k.shape[-2] > 1
+        mask = None if causal else _additive(mask, bias, q, k)
+        q, k, scale = as_dot_product(self.score, q, k)
+        lead = torch.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+        q, k, v = (x.expand(*lead, *x.shape[-2:]) for x in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale), None
+
+
+class FusedHeads(MultiHeadAttention):
+    """`MultiHeadAttention` whose products add their biases, and whose mask is made if needed.
+
+    Built in chapters/15-cost.
+    """
+
+    def forward(self, x, positions=None, cache=None):
+        """As `MultiHeadAttention.forward`."""
+        if x.ndim != 3 or x.shape[-1] != self.d_model:
+            raise ValueError(f"expected x of (batch, seq, {self.d_model}), got {tuple(x.shape)}")
+        positions = Positions() if positions is None else positions
+        start = 0 if cache is None else cache.length
+        q = self._split(F.linear(x, self.W_Q.T, self.b_Q))  # (batch, n_heads, seq_q, d_head)
+        k = self._split(F.linear(x, self.W_K.T, self.b_K))
+        v = self._split(F.linear(x, self.W_V.T, self.b_V))
+        q, k = positions.rotate(q, start), positions.rotate(k, start)
+        if cache is not None:
+            k, v = cache.append(k, v)  # (batch, n_heads, seq_k, d_head)
+        seq_q, seq_k = q.shape[-2], k.shape[-2]
+        mask = self.mask if isinstance(self.attend, LazyMask) else self.mask(seq_q, seq_k)
+        z, _ = self.attend(q, k, v, mask, positions.bias(seq_q, seq_k))
+        return F.linear(z.transpose(1, 2).flatten(2), self.W_O.T, self.b_O)
+
+
+class FusedMLP(MLP):
+    """`MLP` whose products add their biases. Built in chapters/15-cost."""
+
+    def forward(self, x):
+        """(..., d_model) -> (..., d_model), each position by itself."""
+        if x.shape[-1] != self.W_in.shape[0]:
+            raise ValueError(f"expected x of (..., {self.W_in.shape[0]}), got {tuple(x.shape)}")
+        neurons = self.activation(F.linear(x, self.W_in.T, self.b_in))  # (..., d_mlp)
+        return F.linear(neurons, self.W_out.T, self.b_out)
+
+
+class FusedLayerNorm(LayerNorm):
+    """`LayerNorm` in one call. Built in chapters/15-cost."""
+
+    def forward(self, x):
+        """(..., d_model) -> (..., d_model), each vector by itself."""
+        _check_width(x, self.w)
+        return F.layer_norm(x, self.w.shape, self.w, self.b, self.eps)
+
+
+class FusedRMSNorm(RMSNorm):
+    """`RMSNorm` in one step of the graph. Built in chapters/15-cost."""
+
+    def forward(self, x):
+        """(..., d_model) -> (..., d_model), each vector by itself."""
+        _check_width(x, self.w)
+        return rms_norm(x, self.w, self.eps)
+
+
+class FusedGELU(GELU):
+    """`GELU` in one step of the graph. Built in chapters/15-cost."""
+
+    def forward(self, x):
+        """Elementwise, any shape; in the units of x."""
+        return gelu(x)
+
+
+class FusedSquaredReLU(SquaredReLU):
+    """`SquaredReLU` in one step of the graph. Built in chapters/15-cost."""
+
+    def forward(self, x):
+        """Elementwise, any shape; in the square of the units of x."""
+        return squared_relu(x)
+
+
+TWINS = {
+    Attend: FusedAttend,
+    MultiHeadAttention: FusedHeads,
+    MLP: FusedMLP,
+    LayerNorm: FusedLayerNorm,
+    RMSNorm: FusedRMSNorm,
+    GELU: FusedGELU,
+    SquaredReLU: FusedSquaredReLU,
+}
+
+
+def fuse(model):
+    """Turn each piece of a decoder that has a fast twin into it, in place; returns the model.
+
+    The pieces keep their weights (the very tensors, so an optimizer made before goes on), their
+    hooks and their places. What has no twin stays as it is: subclasses, and scores that are no
+    dot product. `capture` finds no pattern afterwards; put `Attend()` back to read one.
+
+    Args:
+        model: `Decoder`, or any module.
+
+    Built in chapters/15-cost.
+    """
+    for piece in model.modules():
+        if type(piece) is not Attend or is_dot_product(piece.score):
+            # A twin differs from its piece by `forward` alone: only the class has to change.
+            piece.__class__ = TWINS.get(type(piece), type(piece))
+    return model
+
+
+def is_dot_product(score):
+    """Whether `as_dot_product` knows this score."""
+    return score in (scaled_dot_product, dot_product) or type(score) is Cosine
+
+
+def as_dot_product(score, q, k):
+    """q, k and scale whose dot products, times scale, are score(q, k)."""
+    if score is scaled_dot_product:
+        return q, k, 1 / math.sqrt(q.shape[-1])
+    if score is dot_product:
+        return q, k, 1.0
+    # The temperature divides seq_q * d_head numbers here, not seq_q * seq_k scores.
+    return _unit(q) / score.log_temperature.exp(), _unit(k), 1.0
+
+
+def _additive(mask, bias, q, k):
+    """Mask and bias as the one thing that the kernel takes; None if there is nothing to add."""
+    seq_q, seq_k = q.shape[-2], k.shape[-2]
+    if callable(mask):
+        # The last query sees every key: it alone needs no mask.
+        mask = None if mask is causal_mask and seq_q == 1 else mask(seq_q, seq_k)
+    lead = torch.broadcast_shapes(q.shape[:-2], k.shape[:-2])
+    scores = q.new_empty(()).expand(*lead, seq_q, seq_k)  # their shape, without their memory
+    if mask is not None:
+        mask = _checked_mask(mask, scores)
+    if bias is None:
+        return mask
+    _check_fits("bias", bias, scores)
+    bias = bias if mask is None else bias.masked_fill(~mask, -math.inf)
+    return bias.to(q.dtype).expand(scores.shape)  # the fast kernel wants all dimensions

@@ -1,0 +1,84 @@
+"""Elementwise pieces as one step of the graph each, forward and backward derived by hand.
+
+An elementwise piece costs what it moves, not what it computes: each operation reads and writes
+every number once, and autograd keeps what lies between. Derived by hand, the same formulas work
+in place, on two or three tensors in all. Torch has such kernels for some pieces (`layer_norm`);
+these are for those that have none on a CPU, or a slow one.
+
+Built in chapters/15-cost.
+"""
+
+import math
+
+import torch
+from torch.autograd.function import once_differentiable
+
+# GELU's tanh form is x * sigmoid(x * (A + B x^2)), because (1 + tanh u) / 2 = sigmoid(2 u).
+A = math.sqrt(8 / math.pi)
+B = 0.044715 * A
+
+
+class _GELU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        gate = (x * x).mul_(B).add_(A).mul_(x).sigmoid_()  # exp is cheaper than tanh
+        ctx.save_for_backward(x, gate)
+        return x * gate
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, gate = ctx.saved_tensors
+        # d(x s)/dx = s (1 + x s' / s), s' / s = (1 - s) (A + 3 B x^2)
+        slope = (x * x).mul_(3 * B).add_(A).mul_(x)
+        return slope.addcmul_(slope, gate, value=-1).add_(1).mul_(gate).mul_(grad)
+
+
+class _SquaredReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        positive = x.relu()
+        ctx.save_for_backward(positive)
+        return positive * positive
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        (positive,) = ctx.saved_tensors
+        return (positive * grad).mul_(2)
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, w, eps):
+        size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)  # (..., 1)
+        inverse = torch.rsqrt(size.square_().div_(x.shape[-1]).add_(eps))
+        ctx.save_for_backward(x, w, inverse)
+        return (x * inverse).mul_(w)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, into_w=True):
+        x, w, inverse = ctx.saved_tensors
+        unit = x * inverse  # (..., d_model), of mean square 1
+        product = grad * unit
+        grad_w = product.flatten(0, -2).sum(0)
+        # What would lengthen x changes nothing: take it out.
+        along = product.mul_(w).mean(dim=-1, keepdim=True)  # (..., 1)
+        grad_x = torch.mul(grad, w, out=product).sub_(unit.mul_(along)).mul_(inverse)
+        return grad_x, grad_w, None
+
+
+def gelu(x):
+    """`GELU`, any shape."""
+    return _GELU.apply(x)
+
+
+def squared_relu(x):
+    """`SquaredReLU`, any shape."""
+    return _SquaredReLU.apply(x)
+
+
+def rms_norm(x, w, eps):
+    """`RMSNorm`: x (..., d_model), w (d_model,)."""
+    return _RMSNorm.apply(x, w, eps)
