@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 from pieces import Cache, randomise
 from torch import nn
 from torch.testing import assert_close
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from decoder import Config, Decoder
 from decoder.attention import Attend, causal_mask
 from decoder.block import Block
+from decoder.gpt2 import load_gpt2
 from decoder.interpret import (
     ablate_heads,
     capture,
@@ -18,11 +20,13 @@ from decoder.interpret import (
     direct_logits,
     duplicate_token_score,
     first_token_score,
+    head_scores,
     induction_score,
     logit_attribution,
     logit_lens,
     mean_z,
     previous_token_score,
+    repeated_tokens,
 )
 from decoder.norm import RMSNorm
 from decoder.positions import ALiBi, Positions, Rotary
@@ -637,3 +641,49 @@ def test_scores_read_a_real_trace():
     assert previous_token_score(trace.pattern[0]).min() > 0.999
     assert previous_token_score(trace.pattern[1]).max() < 0.999
     assert induction_score(trace.pattern[1], tokens).shape == (5,)
+
+
+def test_repeated_tokens_differ_and_come_again():
+    tokens = repeated_tokens(17, 7, 5, torch.Generator().manual_seed(1))
+    assert tokens.shape == (5, 14) and torch.equal(tokens[:, :7], tokens[:, 7:])
+    assert all(len(set(row)) == 7 for row in tokens[:, :7].tolist())
+    assert len({tuple(row) for row in tokens.tolist()}) == 5 and tokens.max() < 17
+    assert len(repeated_tokens(7, 7, 1).unique()) == 7
+    with pytest.raises(ValueError, match="d_vocab >= period, got 6 < 7"):
+        repeated_tokens(6, 7, 5)
+    with pytest.raises(ValueError, match="period >= 2, got 1 < 2"):
+        repeated_tokens(6, 1, 5)
+
+
+def check_head_scores(model, tokens):
+    """All at once equal each by itself; hooks and gradients are gone."""
+    scores, trace = head_scores(model, tokens), traced(model, tokens)
+    assert list(scores) == ["previous", "first", "duplicate", "induction"]
+    for layer, pattern in enumerate(trace.pattern):
+        assert_close(scores["previous"][layer], previous_token_score(pattern))
+        assert_close(scores["first"][layer], first_token_score(pattern))
+        assert_close(scores["duplicate"][layer], duplicate_token_score(pattern, tokens))
+        assert_close(scores["induction"][layer], induction_score(pattern, tokens))
+    assert hooks(model) == 0 and not scores["first"].requires_grad
+    return scores
+
+
+def test_head_scores_are_each_score_of_every_layer():
+    scores = check_head_scores(decoder(), REPEATED)
+    assert all(score.shape == (3, 5) for score in scores.values())
+
+
+def test_chapter_13_works_on_a_gpt2_from_a_folder(tmp_path):
+    config = GPT2Config(vocab_size=23, n_positions=16, n_embd=21, n_layer=2, n_head=3, n_inner=29)
+    theirs = randomise(GPT2LMHeadModel(config).eval(), std=0.3)
+    theirs.save_pretrained(tmp_path)  # config.json and model.safetensors
+    model = load_gpt2(tmp_path)
+    tokens = repeated_tokens(23, 8, 5, torch.Generator().manual_seed(0))
+    scores = check_head_scores(model, tokens)
+    assert scores["induction"].shape == (2, 3)
+    with torch.no_grad():
+        assert_close(model(tokens), theirs(tokens).logits, rtol=1e-4, atol=1e-4)
+        mean = mean_z(traced(model, tokens))
+        for put in (0, mean[1, 2]):
+            with ablate_heads(model, {(1, 2): put}):
+                assert (model(tokens) - theirs(tokens).logits).abs().max() > 0.01

@@ -11,9 +11,12 @@ from decoder.interpret.attribution import (
 from decoder.interpret.heads import (
     duplicate_token_score,
     first_token_score,
+    head_scores,
     induction_score,
     previous_token_score,
+    repeated_tokens,
 )
+from decoder.interpret.patching import patch, patching_grid
 from decoder.interpret.trace import Trace, capture
 
 __all__ = [
@@ -25,9 +28,13 @@ __all__ = [
     "direct_logits",
     "duplicate_token_score",
     "first_token_score",
+    "head_scores",
     "induction_score",
     "logit_attribution",
     "logit_lens",
     "mean_z",
+    "patch",
+    "patching_grid",
     "previous_token_score",
+    "repeated_tokens",
 ]

@@ -2,6 +2,61 @@
 
 import torch
 
+from decoder.interpret.trace import capture
+from decoder.tasks.base import check_enough, distinct
+
+
+def repeated_tokens(d_vocab, period, batch_size, generator=None):
+    """Random tokens, all different, and then the same again: text that only its own past predicts.
+
+    Args:
+        d_vocab: Tokens to draw from, at least period.
+        period: Tokens before the repetition, at least 2.
+        batch_size: Sequences.
+        generator: A `torch.Generator` on the CPU; torch's own if None.
+
+    Returns:
+        (batch_size, 2 * period), int64.
+
+    Raises:
+        ValueError: period is below 2 or above d_vocab.
+
+    Source: Olsson et al. 2022, who repeat more often. Built in chapters/13-heads.
+    """
+    check_enough("period", period, "2", 2)
+    check_enough("d_vocab", d_vocab, "period", period)
+    return distinct(d_vocab, period, batch_size, generator).repeat(1, 2)
+
+
+@torch.no_grad()
+def head_scores(model, tokens):
+    """All four scores of every head, in one forward pass.
+
+    Args:
+        model: A `Decoder` whose attention gives its pattern.
+        tokens: (batch, seq), in which some come again; see `repeated_tokens`.
+
+    Returns:
+        A dict of (n_layers, n_heads) tensors: "previous", "first", "duplicate", "induction".
+
+    Raises:
+        ValueError: no token comes again, or a layer gave no pattern.
+
+    Built in chapters/13-heads.
+    """
+    with capture(model) as trace:
+        model(tokens)
+    kinds = {
+        "previous": lambda pattern: previous_token_score(pattern),
+        "first": lambda pattern: first_token_score(pattern),
+        "duplicate": lambda pattern: duplicate_token_score(pattern, tokens),
+        "induction": lambda pattern: induction_score(pattern, tokens),
+    }
+    return {
+        kind: torch.stack([score(pattern) for pattern in trace.pattern])
+        for kind, score in kinds.items()
+    }
+
 
 def previous_token_score(pattern):
     """How much of its attention a head puts on the token just before.
