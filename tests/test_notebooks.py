@@ -222,4 +222,5 @@ def test_runs_are_not_told_that_they_are_live(monkeypatch, tmp_path):
     env = sync.environment(7, tmp_path)
     assert "JPY_SESSION_NAME" not in env
     assert env["OMP_NUM_THREADS"] == "7" and env["TQDM_DISABLE"] == "1"
+    assert env["OMP_WAIT_POLICY"] == "passive"
     assert env["PATH"] == os.environ["PATH"]

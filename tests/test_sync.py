@@ -165,6 +165,24 @@ def test_a_bad_cell_is_named_and_the_old_notebook_stays(source, says, tmp_path, 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["03-why.ipynb", "03-why.md"]
 
 
+MEET = """import pathlib, time
+pathlib.Path("{mine}").touch()
+end = time.time() + 100
+while not pathlib.Path("{other}").exists() and time.time() < end: time.sleep(0.05)
+assert pathlib.Path("{other}").exists()"""
+
+
+def test_chapters_run_side_by_side_and_one_that_fails_does_not_stop_the_other(tmp_path, capfd):
+    """Two cells that wait for one another; run in turn, the first would never see the second."""
+    good = chapter(tmp_path, cell(MEET.format(mine="a", other="b")), name="03-why")
+    bad = chapter(tmp_path, cell(MEET.format(mine="b", other="a")), cell("1 / 0"), name="04-how")
+    assert sync.main([], tmp_path) == 1
+    out, err = capfd.readouterr()
+    assert "2 chapters, 2 at once" in out and "03-why.ipynb: " in out
+    assert err.startswith("04-how.md: code cell 2, '1 / 0'") and err.count("\n") == 1
+    assert good.with_suffix(".ipynb").exists() and not bad.with_suffix(".ipynb").exists()
+
+
 def test_a_cell_that_takes_too_long_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(sync, "CELL_TIMEOUT", 1)
     with pytest.raises(ChapterError, match="code cell 1, 'import time'.*timed out"):
