@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from nbval.plugin import get_sanitize_patterns
 from PIL import Image
 
-from bookkit import circuitsvis, describe, figures, style
+from bookkit import circuitsvis, describe, figures, lines, style
 from bookkit.charts import spread
 from bookkit.check import name_of, visible
 
@@ -49,6 +49,24 @@ def draw(name, tokens, noise=0.0, **texts):
     if name == "pattern":
         return figures.attention_pattern(pattern[1], tokens, **texts)
     return figures.colored_tokens(tokens, pattern[2, -1] - 0.1, **texts)
+
+
+def picture(name, tokens, noise=0.0, **texts):
+    """A function that takes tokens and gives a picture only, on the same data but for noise."""
+    shift = 1 + noise * np.random.default_rng(5).uniform(-1, 1, (HEADS, SEQ))
+    values, rows = (causal()[:, -1] - 0.1) * shift, ["one", "two", "three"]
+    if name == "token_grid":
+        return figures.token_grid(values, tokens, rows, texts=[tokens] * HEADS, **texts)
+    if name == "token_log_probs":
+        p = np.resize(causal()[0, -1], (SEQ, SEQ)) * shift[0]
+        return figures.token_log_probs(tokens, np.log(p), tokens, **texts)
+    if name == "token_values":
+        return figures.token_values(tokens, values, rows, **texts)
+    pairs = [(tokens, row) for row in values]
+    return figures.top_contexts({"one": pairs[:1], tokens[0]: pairs[1:]}, **texts)
+
+
+PICTURES = ["token_grid", "token_log_probs", "token_values", "top_contexts"]
 
 
 class Elements(HTMLParser):
@@ -118,6 +136,45 @@ BAD = [
     (figures.heatmap, ([[1, 2]], ["a"], ["b"]), {"caption": "c"}, "expected 2 column names"),
     (figures.heatmap, ([[1, 2]], ["a", "b"], THREE), {"caption": "c"}, "expected 1 row names"),
     (figures.heatmap, ([1, 2], ["a"], ["b"]), {"caption": "c"}, r"rows, columns.*\(2,\)"),
+    (figures.token_grid, (PATTERN[0], THREE[:2], THREE), {"caption": "c"}, "expected 3 tokens"),
+    (figures.token_grid, (PATTERN[0], THREE, THREE[:2]), {"caption": "c"}, "3 row names.*got 2"),
+    (figures.token_grid, (PATTERN[0], THREE, [1, 2, 3]), {"caption": "c"}, "row names to be str"),
+    (figures.token_grid, (PATTERN, THREE, THREE), {"caption": "c"}, r"\(rows, seq\).*\(2, 3, 3\)"),
+    (figures.token_grid, ([[np.nan]], ["a"], ["b"]), {"caption": "c"}, "finite values"),
+    (figures.token_grid, ([[1]], ["a"], ["b"]), {"caption": ""}, "caption to be a sentence"),
+    (figures.token_grid, (np.ones((1, 49)), ["a"] * 49, ["b"]), {"caption": "c"}, "at most 48"),
+    (
+        figures.token_grid,
+        ([[1]], ["a"], ["b"]),
+        {"caption": "c", "max_value": 0},
+        "max_value above 0",
+    ),
+    (
+        figures.token_grid,
+        ([[1]], ["a"], ["b"]),
+        {"caption": "c", "texts": [["a"], ["a"]]},
+        "texts for 1 rows, got 2",
+    ),
+    (
+        figures.token_grid,
+        ([[1]], ["a"], ["b"]),
+        {"caption": "c", "texts": [["a", "b"]]},
+        "expected 1 texts",
+    ),
+    (figures.token_log_probs, (THREE, PATTERN[0], THREE), {"caption": "c"}, "none above 0"),
+    (figures.token_log_probs, (THREE, -PATTERN[0], ["a", "b", "z"]), {"caption": "c"}, r"\['c'\]"),
+    (figures.token_log_probs, (THREE[:2], -PATTERN[0], THREE), {"caption": "c"}, "3 tokens"),
+    (figures.token_log_probs, (THREE, -PATTERN[0], THREE[:2]), {"caption": "c"}, "vocabulary"),
+    (figures.token_log_probs, (THREE, -PATTERN[0], THREE, 4), {"caption": "c"}, "k from 1 to 3"),
+    (figures.token_log_probs, (["a"], [[-1.0]], ["a"], 1), {"caption": "c"}, "two tokens or more"),
+    (figures.token_values, (THREE, [[1, 2]], ["n"]), {"caption": "c"}, "expected 2 tokens"),
+    (figures.token_values, (THREE, [1, 2, 3], ["n"]), {"caption": "c"}, r"\(names, seq\)"),
+    (figures.token_values, (THREE, [[1, 2, 3]], []), {"caption": "c"}, "expected 1 names"),
+    (figures.token_values, (THREE, [[1, 2, 3]], ["n"]), {"caption": " "}, "caption to be"),
+    (figures.top_contexts, ({},), {"caption": "c"}, "1 to 60 contexts.*got 0"),
+    (figures.top_contexts, ({"a": [], "b": [(THREE, [1, 2, 3])]},), {"caption": "c"}, "at least"),
+    (figures.top_contexts, ({"a": [(THREE, [1, 2])]},), {"caption": "c"}, "expected 2 tokens"),
+    (figures.top_contexts, ({1: [(THREE, [1, 2, 3])]},), {"caption": "c"}, "names to be strings"),
     (figures.decoder_map, ("mask", "msk"), {}, r"embed, .*unembed.*got \['msk'\]"),
     (figures.show, ("x",), {"caption": "c", "alt": "a"}, "matplotlib Figure, got str"),
     (figures.show, (None,), {"caption": "c", "alt": ""}, "alt to be a sentence"),
@@ -148,6 +205,65 @@ def test_hostile_tokens_and_texts_stay_text(name):
     for token in shown:
         assert token in page.only("img")["alt"]
     assert html.escape(HOSTILE[1] + HOSTILE[3]) in figure.html()
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_hostile_tokens_stay_text_in_pictures_too(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        texts = {"title": HOSTILE[0], "caption": HOSTILE[1] + HOSTILE[3]}
+        figure = picture(name, HOSTILE, **texts)
+        picture(name, ["$x", "\\frac{", "$\\frac{$", "%", "^_", "{}", "$$"], caption="c")
+    page = Elements(figure.html())
+    assert page.open == []
+    assert [tag for tag, _ in page.found] == ["figure", "div", "img", "figcaption", "strong"]
+    image = page.only("img")
+    assert all(not key.startswith("on") for _, attributes in page.found for key in attributes)
+    for token in [*HOSTILE[:4], "↵", "⟨U+2028⟩", "<s>"]:
+        assert token in image["alt"]
+    assert html.escape(HOSTILE[1] + HOSTILE[3]) in figure.html()
+    assert len(re.sub(r'src="data:[^"]*"', "", figure.html()).encode()) < 20_000
+    assert int(image["width"]) <= 700 and len(figure.image.data) < 45_000
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_pictures_of_tokens_show_their_values(name):
+    """Other values, other pixels; a written alternative replaces the computed one."""
+    tokens = list("abcdefg")
+    one, other = (picture(name, tokens, noise, caption="c") for noise in (0.0, 0.9))
+    assert one.image.data != other.image.data and one.alt != other.alt
+    assert 'data-alt="generated"' in one.html()
+    written = picture(name, tokens, caption="c", alt="Ours.")
+    assert written.alt == "Ours." and "data-alt" not in written.html()
+
+
+def test_a_grid_says_what_it_reads_and_where_it_is_highest():
+    options = {"caption": "c", "value_axis": "p"}
+    figure = figures.token_grid([[1, 2, -3]], list("xyz"), ["row"], texts=[THREE], **options)
+    assert figure.alt == (
+        "Grid of 1 rows by 3 tokens: x y z. Colour: p. row: reads a b c; "
+        "highest 2.00 at y (1), lowest -3.00 at z (2)."
+    )
+
+
+def test_log_probs_are_ranked_after_each_token_and_the_one_that_came_is_named():
+    p = [[0.7, 0.1, 0.2], [0.5, 0.1, 0.4], [0.2, 0.3, 0.5]]
+    figure = figures.token_log_probs(list("aca"), np.log(p), THREE, 2, caption="c")
+    assert "likeliest 1: reads a a; highest 0.70 at a (0), lowest 0.50 at c (1)." in figure.alt
+    assert "likeliest 2: reads c c; highest 0.40 at c (1), lowest 0.20 at a (0)." in figure.alt
+    assert "what came: reads c a; highest 0.50 at c (1), lowest 0.20 at a (0)." in figure.alt
+
+
+def test_long_lines_are_broken_and_long_contexts_cut_round_their_peak():
+    tokens, values = [f"w{i}" for i in range(100)], np.zeros(100)
+    short = figures.token_values(tokens[:9], [values[:9]], ["n"], caption="c")
+    long = figures.token_values(tokens, [values], ["n"], caption="c")
+    height = [Image.open(io.BytesIO(f.image.data)).height for f in (short, long)]
+    assert height[1] > 4 * height[0]
+    for peak in (0, 50, 99):
+        kept = lines._around(tokens, peak, 40)
+        assert kept.start <= peak < kept.stop and 5 < kept.stop - kept.start < 20
+    assert lines._around(["w" * 99], 0, 40) == slice(0, 1)
 
 
 @given(st.text())
@@ -300,6 +416,7 @@ def test_every_figure_is_a_picture_with_caption_and_alternative_in_all_forms():
         "loss": figures.loss_curves({"a": [(0, 2), (5, 1)]}, 0.5, 3, caption="The message."),
         "heatmap": figures.heatmap([[1, -1]], ["r"], ["c", "d"], caption="The message."),
     }
+    every |= {one: picture(one, list("abcdefg"), caption="The message.") for one in PICTURES}
     for name, figure in every.items():
         bundle = figure._repr_mimebundle_()
         page = Elements(bundle["text/html"])
@@ -308,10 +425,10 @@ def test_every_figure_is_a_picture_with_caption_and_alternative_in_all_forms():
         assert "The message.</figcaption>" in bundle["text/html"], name
         assert page.only("img")["src"].endswith(bundle["image/png"]), name
         assert "The message." in bundle["text/plain"] and "0x" not in bundle["text/plain"]
-        picture = Image.open(io.BytesIO(png))
-        assert picture.mode == "P" and len(np.unique(picture.convert("L"))) > 5, name
+        drawn = Image.open(io.BytesIO(png))
+        assert drawn.mode == "P" and len(np.unique(drawn.convert("L"))) > 5, name
         width = int(page.only("img")["width"])
-        assert width <= 700 and picture.width > 1.5 * width, name  # sharp on a good screen
+        assert width <= 700 and drawn.width > 1.5 * width, name  # sharp on a good screen
 
 
 def test_show_closes_the_figure_so_that_it_is_not_shown_twice():
@@ -360,6 +477,9 @@ def test_long_names_fit_without_a_warning():
         figures.loss_curves({long: [(0, 1), (1, 2)]}, baselines={long: 3}, caption="c")
         figures.attention_heads(PATTERN, [long] * 3)
         figures.colored_tokens([long] * 3, [1, 2, 3])
+        figures.token_grid(np.eye(3), [long] * 3, [long] * 3, texts=[[long] * 3] * 3, caption="c")
+        figures.token_values([long] * 3, [[1, 2, 3]], [long], caption="c")
+        figures.top_contexts({long: [([long] * 9, [0] * 8 + [1])]}, caption="c")
 
 
 def test_the_map_lights_only_what_is_asked_for():
@@ -422,6 +542,12 @@ def test_nbval_sees_no_difference_where_only_last_digits_differ(name):
     # Also where a digit that is shown has flipped, as it does at the border of rounding.
     flipped = draw(name, HOSTILE, noise=1e-2)
     assert one.html() != flipped.html() and sanitized(one) == sanitized(flipped)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_nbval_sees_no_difference_in_pictures_of_tokens_either(name):
+    one, other = (picture(name, HOSTILE, noise, caption="c") for noise in (0.0, 1e-2))
+    assert one.html() != other.html() and sanitized(one) == sanitized(other)
 
 
 def test_nbval_sees_other_tokens_captions_and_written_alternatives():

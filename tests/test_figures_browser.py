@@ -5,7 +5,7 @@ import re
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from browser import chromium, inked, opened, serve
-from test_figures import HOSTILE, causal
+from test_figures import HOSTILE, PICTURES, causal, picture
 
 from bookkit import circuitsvis, figures
 
@@ -25,7 +25,7 @@ main {{ max-width: 720px; margin: auto; padding: 0 16px }}</style></head>
 
 @pytest.fixture(scope="module")
 def drawn():
-    """One figure of each function, with the worst tokens, and two that are only pictures."""
+    """One figure of each function, with the worst tokens, and those that are only pictures."""
     texts = {"title": HOSTILE[0], "caption": HOSTILE[1]}
     return [
         figures.decoder_map("mask"),
@@ -33,6 +33,7 @@ def drawn():
         figures.attention_pattern(causal(1, SEQ)[0] + 0.01, HOSTILE, **texts),
         figures.colored_tokens(HOSTILE, [1, -1, 0.5, -0.5, 0, 2, -2], **texts),
         figures.heatmap([[1.0, -2.0]], [HOSTILE[0]], ["k", HOSTILE[1]], caption=HOSTILE[1]),
+        *(picture(name, HOSTILE, caption=HOSTILE[1]) for name in PICTURES),
     ]
 
 
@@ -93,7 +94,7 @@ def test_hostile_tokens_are_shown_as_they_are(site, browser):
         assert page.locator(".bookkit-drawing :is(img, s, script)").count() == 0
         for figure in page.locator("figcaption").all():
             assert figure.locator(":not(strong)").count() == 0
-        assert page.locator("figcaption", has_text=HOSTILE[1]).count() == 4
+        assert page.locator("figcaption", has_text=HOSTILE[1]).count() == 4 + len(PICTURES)
         assert watch.dialogs == [] and watch.errors == []
 
 

@@ -10,6 +10,11 @@ from transformer_lens.head_detector import (
     get_previous_token_head_detection_pattern,
 )
 from transformer_lens.model_bridge.sources import build_bridge_from_module
+from transformer_lens.patching import (
+    get_act_patch_attn_out,
+    get_act_patch_mlp_out,
+    get_act_patch_resid_pre,
+)
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from decoder.gpt2 import load_gpt2
@@ -22,6 +27,8 @@ from decoder.interpret import (
     induction_score,
     logit_lens,
     mean_z,
+    patch,
+    patching_grid,
     previous_token_score,
 )
 
@@ -113,6 +120,60 @@ def test_direct_logits_equal_theirs(both, part):
         scaled = cache.apply_ln_to_stack(written[None], layer=-1)[0]
         expected = scaled @ (ours.norm.w[:, None] * bridge.W_U)
     assert_close(direct_logits(ours, trace, written), expected, **near)
+
+
+@pytest.mark.parametrize(
+    "name, layer, hook",
+    [
+        ("resid", 0, "blocks.0.hook_resid_pre"),
+        ("resid", 1, "blocks.1.hook_resid_pre"),
+        ("resid", 2, "blocks.1.hook_resid_post"),
+        ("attn_out", 1, "blocks.1.hook_attn_out"),
+        ("mlp_out", 0, "blocks.0.hook_mlp_out"),
+    ],
+)
+def test_patching_equals_their_hooks(both, name, layer, hook):
+    ours, trace, bridge, _ = both
+    other = TOKENS.roll(1, dims=1)
+    with capture(ours) as source, torch.no_grad():
+        ours(other)
+    value = getattr(source, name)[layer][:, 4]
+
+    def replace(x, hook):
+        x = x.clone()
+        x[:, 4] = value
+        return x
+
+    with torch.no_grad():
+        expected = bridge.run_with_hooks(TOKENS, fwd_hooks=[(hook, replace)])
+        with patch(ours, name, {(layer, 4): value}):
+            assert_close(ours(TOKENS), expected, **near)
+    assert (expected - trace.logits).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(
+    "name, theirs",
+    [
+        ("resid", get_act_patch_resid_pre),
+        ("attn_out", get_act_patch_attn_out),
+        ("mlp_out", get_act_patch_mlp_out),
+    ],
+)
+def test_patching_grid_equals_theirs(both, name, theirs):
+    ours, _, bridge, _ = both
+    text, other = TOKENS[:1], TOKENS[1:]
+    with capture(ours) as source, torch.no_grad():
+        ours(other)
+        _, cache = bridge.run_with_cache(other)
+
+    def measure(logits):
+        return logits[0, -1, 3] - logits[0, -1, 5]
+
+    with torch.no_grad():
+        expected = theirs(bridge, text, cache, measure)  # (n_layers, seq)
+    grid = patching_grid(ours, text, source, measure, name)
+    assert_close(grid[:2], expected, **near)
+    assert grid.std() > 0.001  # ten times what is let pass
 
 
 def test_head_scores_look_where_their_detectors_look():

@@ -8,7 +8,8 @@ MOST_HEADS = 16
 MOST_CHARACTERS = 400
 
 
-def _list_tokens(tokens):
+def list_tokens(tokens):
+    """Tokens as one text, cut where it gets long."""
     text = " ".join(map(visible, tokens))
     return text if len(text) <= MOST_CHARACTERS else text[:MOST_CHARACTERS] + "…"
 
@@ -26,7 +27,7 @@ def attention(heads, tokens, causal):
     """
     n_heads, seq = heads.shape[:2]
     what = "one head" if n_heads == 1 else f"{n_heads} heads"
-    text = f"Heat map of the attention of {what} over {seq} tokens: {_list_tokens(tokens)}. "
+    text = f"Heat map of the attention of {what} over {seq} tokens: {list_tokens(tokens)}. "
     if causal:
         text += "Nothing after the query has weight. "
     for number, head in enumerate(heads[:MOST_HEADS]):
@@ -73,7 +74,7 @@ def coloured(tokens, values):
     """Say what a coloured text reads, and which tokens have the lowest and highest values."""
     high, low = int(values.argmax()), int(values.argmin())
     return (
-        f"{len(tokens)} tokens coloured by value: {_list_tokens(tokens)}. "
+        f"{len(tokens)} tokens coloured by value: {list_tokens(tokens)}. "
         f"Highest: {visible(tokens[high])} ({high}), {values[high]:.3g}. "
         f"Lowest: {visible(tokens[low])} ({low}), {values[low]:.3g}."
     )

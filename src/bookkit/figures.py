@@ -25,6 +25,8 @@ from bookkit.charts import loss_curves
 from bookkit.check import numbers, strings
 from bookkit.circuitsvis import Interactive, bundle, pack
 from bookkit.decoder_map import PIECES, decoder_map
+from bookkit.grids import token_grid, token_log_probs
+from bookkit.lines import token_values, top_contexts
 from bookkit.matrices import heatmap
 from bookkit.picture import Picture, draw, words
 
@@ -39,6 +41,10 @@ __all__ = [
     "loss_curves",
     "show",
     "subplots",
+    "token_grid",
+    "token_log_probs",
+    "token_values",
+    "top_contexts",
 ]
 style.use()
 
@@ -95,7 +101,7 @@ def _attention(component, pattern, tokens, title, caption, alt, max_value):
     if seq_q != seq_k:
         raise ValueError(f"expected seq_q = seq_k, one row a token; got pattern {pattern.shape}")
     tokens = strings(tokens, seq_k)
-    limit = _limit(max_value, max(1.0, abs(pattern).max()))
+    limit = static.limit(max_value, max(1.0, abs(pattern).max()))
     heads = pattern.reshape(-1, seq_q, seq_k)
     causal = seq_q > 1 and not np.triu(heads, 1).any()
     kept = heads[:, np.tri(seq_q, dtype=bool)] if causal else heads
@@ -120,13 +126,6 @@ def _attention(component, pattern, tokens, title, caption, alt, max_value):
     )
 
 
-def _limit(given, default):
-    limit = numbers([default if given is None else given], "max_value", "1")[0]
-    if limit <= 0:
-        raise ValueError(f"expected max_value above 0, got {given!r}")
-    return float(f"{limit:.3g}")
-
-
 def colored_tokens(tokens, values, title="Tokens", *, caption="", alt="", max_value=None):
     """Show a text whose tokens are coloured by a value: blue above zero, orange below.
 
@@ -145,7 +144,7 @@ def colored_tokens(tokens, values, title="Tokens", *, caption="", alt="", max_va
     """
     values = numbers(values, "values", "seq")
     tokens = strings(tokens, len(values), most=1024)
-    limit = _limit(max_value, abs(values).max() or 1.0)
+    limit = static.limit(max_value, abs(values).max() or 1.0)
     packed, digits = pack(values, max(abs(values).max(), limit / 1000))
     data = {
         "draw": "ColoredTokens",

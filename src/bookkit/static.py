@@ -10,21 +10,29 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from bookkit import style
-from bookkit.check import clip, visible
+from bookkit.check import clip, numbers, visible
 from bookkit.picture import draw
 
 LABEL = 18  # characters of a token beside an axis; the text alternative has all of it
 LINE = 0.125  # inches that a line of labels takes
 MASKED = "#c8c8c8"  # the colour that CircuitsVis gives to what lies after the query
 # A token is no formula, whatever dollars and backslashes it holds.
-_STYLE = {**style.HOUSE, "text.parse_math": False, "axes.grid": False}
+STYLE = {**style.HOUSE, "text.parse_math": False, "axes.grid": False}
 
 
-def _quietly(fig, **options):
+def quietly(fig, **options):
     with warnings.catch_warnings():
         # A script that the font lacks is drawn as boxes; the text alternative has the token.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         return draw(fig, **options)
+
+
+def limit(given, default):
+    """The value that has the full colour, or a ValueError where it is not above zero."""
+    value = numbers([default if given is None else given], "max_value", "1")[0]
+    if value <= 0:
+        raise ValueError(f"expected max_value above 0, got {given!r}")
+    return float(f"{value:.3g}")
 
 
 def short(token, length=LABEL):
@@ -56,7 +64,7 @@ def heads_picture(patterns, tokens, limit, masked):
     """
     labels = [short(token) for token in tokens]
     grid = _grid(len(patterns), max(map(len, labels)))
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         fig = Figure((grid.width, grid.height))
         for head, pattern in enumerate(patterns):
             ax = fig.add_axes(grid.box(head))
@@ -65,7 +73,7 @@ def heads_picture(patterns, tokens, limit, masked):
                 ax.set_title(f"Head {head}", fontsize=9.5, pad=3)
             _label(ax, labels, grid, head % grid.columns == 0, head + grid.columns >= len(patterns))
         _name_axes_and_colours(fig, grid, image)
-        return _quietly(fig, colours=256, tight=False)
+        return quietly(fig, colours=256, tight=False)
 
 
 class _Grid(NamedTuple):
@@ -139,21 +147,21 @@ def tokens_picture(tokens, values, low, high):
         if "\n" in token:
             column, line = 0, line + 1
     lines = places[-1][1] + 1
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         fig = Figure((per_line * advance, lines * height))
         ax = fig.add_axes((0, 0, 1, 1), xlim=(0, per_line), ylim=(lines, 0))
         ax.set_axis_off()
         for (column, line, text), value in zip(places, values, strict=True):
             box = {"facecolor": token_colour(value, low, high), "edgecolor": "#d0d0d0"}
-            ax.add_patch(_rectangle(column, line, len(text), box))
+            ax.add_patch(rectangle(column, line, len(text), box))
             ax.text(
                 *(column + 0.1, line + 0.52, text),
                 **{"family": "DejaVu Sans Mono", "fontsize": 10.5, "va": "center"},
             )
-        return _quietly(fig, tight=False)
+        return quietly(fig, tight=False)
 
 
-def _rectangle(column, line, width, box):
+def rectangle(column, line, width, box):
     return Rectangle((column, line + 0.08), width + 0.2, 0.84, linewidth=0.7, **box)
 
 

@@ -51,7 +51,7 @@ def ablate_heads(model, replacements):
         z = z.clone()
         for (at, head), value in replacements.items():
             if at == layer:
-                z[:, head] = _fitted(value, z[:, head])
+                z[:, head] = fitted(value, z[:, head])
                 replaced.add((at, head))
         return z, pattern
 
@@ -82,7 +82,8 @@ def mean_z(trace):
     return torch.stack([z.mean(dim=(0, 2)) for z in trace.z])
 
 
-def _fitted(value, z):
+def fitted(value, z):
+    """A number or a tensor as a tensor of z's shape, type and device, or a ValueError."""
     value = torch.as_tensor(value, dtype=z.dtype, device=z.device)
     try:
         return value.expand(z.shape)
