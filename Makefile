@@ -17,7 +17,7 @@ PIP := $(PY) -m pip install --quiet --progress-bar off
 unexport JUPYTER_PATH PYTHONPATH PYTHONHOME PYTHONSTARTUP
 export JUPYTER_PREFER_ENV_PATH := 1
 
-.PHONY: help book test lab sync browser clean
+.PHONY: help book test lab sync bench browser clean
 
 help:
 	@echo "make book              build the book: _build/html/index.html"
@@ -25,6 +25,8 @@ help:
 	@echo "make lab               open the chapters in JupyterLab"
 	@echo "make sync              run the chapters and store them as notebooks"
 	@echo "make sync CHAPTER=02   only this one"
+	@echo "make bench             this project against its peers, on this machine: about half an hour"
+	@echo "make bench ONLY=race   only this part: training, race, generation or memory"
 	@echo "make clean             remove what was built; .venv stays (delete it by hand)"
 
 # The first interpreter that is new enough; PYTHON=... chooses another.
@@ -60,6 +62,12 @@ $(VENV)/test.stamp: $(VENV)/book.stamp requirements-test.txt
 	@$(PIP) -r requirements-test.txt </dev/null
 	@touch $@
 
+$(VENV)/bench.stamp: $(VENV)/book.stamp benchmarks/requirements.txt
+	@rm -f $@
+	@echo "Installing what this project is compared with ..."
+	@$(PIP) -r benchmarks/requirements.txt </dev/null
+	@touch $@
+
 # Sphinx rebuilds what changed. After a failure it must not remember what it had read: it would
 # not warn again, and the second attempt would pass.
 book: $(VENV)/book.stamp
@@ -80,7 +88,12 @@ lab: $(VENV)/book.stamp
 sync: $(VENV)/book.stamp
 	@$(PY) -m bookkit.sync $(CHAPTER) </dev/null
 
+# NANOGPT=/its/folder adds nanoGPT; ROUNDS and THREADS as `python -m benchmarks --help` says.
+bench: $(VENV)/bench.stamp
+	@$(PY) -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+	  $(if $(THREADS),--threads $(THREADS)) </dev/null
+
 clean:
 	rm -rf _build .pytest_cache .ruff_cache .hypothesis src/*.egg-info
-	find src tests chapters -name __pycache__ -o -name .ipynb_checkpoints -o -name '*.partial' \
+	find src tests chapters benchmarks -name __pycache__ -o -name .ipynb_checkpoints -o -name '*.partial' \
 	  | while IFS= read -r each; do rm -rf "$$each"; done

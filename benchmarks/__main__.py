@@ -25,7 +25,8 @@ def main(arguments=None):
     readme = README if asked.out is None else None
     if asked.accept:
         return accept(folder, readme)
-    torch.set_num_threads(asked.threads or torch.get_num_threads())
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
     try:
         recorded = {} if asked.quick else results.load(folder)
         new = {part: measured(part, asked) for part in asked.only or results.PARTS}

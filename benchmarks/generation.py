@@ -28,14 +28,14 @@ def run(rounds=5, quick=False):
 
 
 def sharp(config, spread=10.0):
-    """A fresh decoder whose likeliest token stands out: its embedding is ten times as large."""
+    """A fresh decoder with weights large enough that its text varies and seldom hangs on a tie."""
     torch.manual_seed(0)
     model = Decoder(config).eval()
     with torch.no_grad():
         model.W_E *= spread
         for block in model.blocks:
-            block.attn.W_O *= spread
-            block.mlp.W_out *= spread
+            for weight in (block.attn.W_V, block.attn.W_O, block.mlp.W_in, block.mlp.W_out):
+                weight *= spread
     return model
 
 

@@ -61,8 +61,9 @@ def child(way, seq, rounds=1):
 
 def ways():
     """name -> a function (q, k, v) -> z, causal."""
-    from decoder.efficient import BlockwiseAttend
     from torch.nn.functional import scaled_dot_product_attention
+
+    from decoder.blockwise import BlockwiseAttend
 
     attend, blockwise = Attend(), BlockwiseAttend()
 
