@@ -18,7 +18,7 @@ def cross_entropy(logits, targets):
     Raises:
         ValueError: the shapes do not fit each other, or targets are not int64.
 
-    Source: Shannon 1948, section 6, in nats. Built in chapters/11-shakespeare.
+    Source: Shannon 1948, section 6, in nats. Built in chapters/10-reversal.
     """
     if targets.dtype != torch.int64 or logits.shape[:-1] != targets.shape:
         raise ValueError(

@@ -92,7 +92,7 @@ class Training:
     Raises:
         FloatingPointError: from a step, the loss is not a finite number.
 
-    Built in chapters/11-shakespeare.
+    Built in chapters/10-reversal.
     """
 
     def __init__(self, model, batches, recipe, optimizer=adamw, schedule=trapezoid):
