@@ -18,7 +18,7 @@ from decoder.attention import (
     causal_mask,
     scaled_dot_product,
 )
-from decoder.elementwise import gelu, rms_norm, squared_relu
+from decoder.by_hand import gelu, rms_norm, squared_relu
 from decoder.mlp import GELU, MLP
 from decoder.modern import SquaredReLU
 from decoder.norm import LayerNorm, RMSNorm, _check_width
@@ -75,16 +75,16 @@ class FusedHeads(MultiHeadAttention):
             raise ValueError(f"expected x of (batch, seq, {self.d_model}), got {tuple(x.shape)}")
         positions = Positions() if positions is None else positions
         start = 0 if cache is None else cache.length
-        q = self._split(F.linear(x, self.W_Q.T, self.b_Q))  # (batch, n_heads, seq_q, d_head)
-        k = self._split(F.linear(x, self.W_K.T, self.b_K))
-        v = self._split(F.linear(x, self.W_V.T, self.b_V))
+        q = self._split(linear(x, self.W_Q, self.b_Q))  # (batch, n_heads, seq_q, d_head)
+        k = self._split(linear(x, self.W_K, self.b_K))
+        v = self._split(linear(x, self.W_V, self.b_V))
         q, k = positions.rotate(q, start), positions.rotate(k, start)
         if cache is not None:
             k, v = cache.append(k, v)  # (batch, n_heads, seq_k, d_head)
         seq_q, seq_k = q.shape[-2], k.shape[-2]
         mask = self.mask if isinstance(self.attend, LazyMask) else self.mask(seq_q, seq_k)
         z, _ = self.attend(q, k, v, mask, positions.bias(seq_q, seq_k))
-        return F.linear(z.transpose(1, 2).flatten(2), self.W_O.T, self.b_O)
+        return linear(z.transpose(1, 2).flatten(2), self.W_O, self.b_O)
 
 
 class FusedMLP(MLP):
@@ -94,8 +94,8 @@ class FusedMLP(MLP):
         """(..., d_model) -> (..., d_model), each position by itself."""
         if x.shape[-1] != self.W_in.shape[0]:
             raise ValueError(f"expected x of (..., {self.W_in.shape[0]}), got {tuple(x.shape)}")
-        neurons = self.activation(F.linear(x, self.W_in.T, self.b_in))  # (..., d_mlp)
-        return F.linear(neurons, self.W_out.T, self.b_out)
+        neurons = self.activation(linear(x, self.W_in, self.b_in))  # (..., d_mlp)
+        return linear(neurons, self.W_out, self.b_out)
 
 
 class FusedLayerNorm(LayerNorm):
@@ -160,6 +160,11 @@ def fuse(model):
             # A twin differs from its piece by `forward` alone: only the class has to change.
             piece.__class__ = TWINS.get(type(piece), type(piece))
     return model
+
+
+def linear(x, W, b):
+    """x @ W + b in one product: (..., rows), (rows, columns), (columns,) -> (..., columns)."""
+    return torch.addmm(b, x.flatten(0, -2), W).unflatten(0, x.shape[:-1])
 
 
 def is_dot_product(score):
