@@ -27,15 +27,16 @@ def run(rounds=5, quick=False):
     return rows + [late_over_early(rounds, quick)], {}
 
 
-def sharp(config, spread=10.0):
+def sharp(config):
     """A fresh decoder with weights large enough that its text varies and seldom hangs on a tie."""
     torch.manual_seed(0)
     model = Decoder(config).eval()
     with torch.no_grad():
-        model.W_E *= spread
-        for block in model.blocks:
-            for weight in (block.attn.W_V, block.attn.W_O, block.mlp.W_in, block.mlp.W_out):
-                weight *= spread
+        model.W_E *= 10
+        model.positions.W_pos *= 30
+        for weight in model.blocks.parameters():
+            if weight.ndim == 2:
+                weight *= 10
     return model
 
 

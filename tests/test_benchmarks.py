@@ -317,7 +317,7 @@ def test_both_libraries_write_the_same_text():
         writer() for writer in (generation.ours(model, tokens, 17),
                                 generation.theirs(model, "sdpa", tokens, 17))
     ]  # fmt: skip
-    assert texts[0].shape == (3, 22) and len(texts[0][:, 5:].unique()) > 3
+    assert texts[0].shape == (3, 22) and len(texts[0][:, 5:].unique()) > 9
     generation.check_same(model, texts[1], texts[0], "transformers")
 
 

@@ -181,6 +181,8 @@ def _check_shapes(q, k, v):
     if not q.dtype == k.dtype == v.dtype or not q.is_floating_point():
         types = f"got q {q.dtype}, k {k.dtype}, v {v.dtype}"
         raise ValueError(f"expected q, k and v of one floating-point type, {types}")
+    if q.shape[:-2] == k.shape[:-2] == v.shape[:-2]:
+        return  # nearly always, and `broadcast_shapes` takes as long as a product
     try:
         torch.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
     except RuntimeError:
@@ -188,6 +190,8 @@ def _check_shapes(q, k, v):
 
 
 def _check_fits(name, given, scores):
+    if given.shape == scores.shape[max(0, scores.ndim - given.ndim) :]:
+        return
     try:
         if torch.broadcast_shapes(given.shape, scores.shape) == scores.shape:
             return

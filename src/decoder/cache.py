@@ -43,10 +43,11 @@ class LayerCache:
                 f"got {k.shape[2]} after {start} cached"
             )
         self.k, self.v = self._buffer(self.k, k), self._buffer(self.v, v)
-        self.k[:, :, start:end] = k
-        self.v[:, :, start:end] = v
+        # `narrow(2, ...)` is `[:, :, ...]` in half the time, of which a token has little.
+        self.k.narrow(2, start, end - start).copy_(k)
+        self.v.narrow(2, start, end - start).copy_(v)
         self.length = end
-        return self.k[:, :, :end], self.v[:, :, :end]
+        return self.k.narrow(2, 0, end), self.v.narrow(2, 0, end)
 
     def _buffer(self, buffer, x):
         batch, n_heads, _, width = x.shape
