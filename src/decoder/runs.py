@@ -34,7 +34,6 @@ from decoder.text import load_tokenizer
 from decoder.train import load_weights
 
 FORMAT = 1
-# What is done to a fresh `Decoder` before it is trained, by its name in `config.json`.
 ARCHITECTURES = {"gpt-2": lambda model: model, "modern": modernise}
 
 
@@ -48,10 +47,7 @@ class Run:
 
 
 def new_model(settings):
-    """The untrained decoder that settings describe: sizes and architecture.
-
-    Args:
-        settings: As in `config.json`: `model`, the sizes; `architecture`, gpt-2 if not given.
+    """A fresh decoder as in `config.json`: its `model`, the sizes, and its `architecture`.
 
     Raises:
         ValueError: sizes that no decoder has, or an architecture that is not known.
