@@ -47,11 +47,7 @@ class Run:
 
 
 def new_model(settings):
-    """A fresh decoder as in `config.json`: its `model`, the sizes, and its `architecture`.
-
-    Raises:
-        ValueError: sizes that no decoder has, or an architecture that is not known.
-    """
+    """A fresh decoder of `config.json`'s `model` (its sizes) and `architecture`; ValueError if not."""
     try:
         config = Config(**settings["model"])
     except (KeyError, TypeError, ValueError) as error:
