@@ -47,7 +47,7 @@ class Run:
 
 
 def new_model(settings):
-    """A fresh decoder of `config.json`'s `model` (its sizes) and `architecture`; ValueError if not."""
+    """A fresh decoder with `config.json`'s `model` (sizes) and `architecture`; ValueError if not."""
     try:
         config = Config(**settings["model"])
     except (KeyError, TypeError, ValueError) as error:
