@@ -18,20 +18,36 @@ A = math.sqrt(8 / math.pi)
 B = 0.044715 * A
 
 
+PIECE = 2**18  # numbers, a megabyte: what one operation writes is in the cache for the next
+
+
 class _GELU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
-        gate = (x * x).mul_(B).add_(A).mul_(x).sigmoid_()  # exp is cheaper than tanh
+        x = x.contiguous()
+        gate, y = torch.empty_like(x), torch.empty_like(x)
+        for xs, gates, ys in pieces(x, gate, y):
+            # exp, in the sigmoid, is cheaper than tanh.
+            torch.addcmul(x.new_tensor(A), xs, xs, value=B, out=gates).mul_(xs).sigmoid_()
+            torch.mul(xs, gates, out=ys)
         ctx.save_for_backward(x, gate)
-        return x * gate
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         x, gate = ctx.saved_tensors
-        # d(x s)/dx = s (1 + x s' / s), s' / s = (1 - s) (A + 3 B x^2)
-        slope = (x * x).mul_(3 * B).add_(A).mul_(x)
-        return slope.addcmul_(slope, gate, value=-1).add_(1).mul_(gate).mul_(grad)
+        grad_x = torch.empty_like(x)
+        for xs, gates, ups, downs in pieces(x, gate, grad, grad_x):
+            # d(x s)/dx = s (1 + (1 - s) x (A + 3 B x^2)), where s is the gate
+            torch.addcmul(x.new_tensor(A), xs, xs, value=3 * B, out=downs).mul_(xs)
+            downs.addcmul_(downs, gates, value=-1).add_(1).mul_(gates).mul_(ups)
+        return grad_x
+
+
+def pieces(*tensors):
+    """Views of `PIECE` numbers of each tensor, one after the other; tensors of one shape."""
+    return zip(*(tensor.reshape(-1).split(PIECE) for tensor in tensors), strict=True)
 
 
 class _SquaredReLU(torch.autograd.Function):
@@ -71,16 +87,17 @@ class _RMSNorm(torch.autograd.Function):
 
 class _CausalRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q, k, v, block):
+    def forward(ctx, q, k, v, scale, block):
         z, patterns = torch.empty_like(v), []
         for start in range(0, q.shape[1], block):
             stop = min(start + block, q.shape[1])
-            scores = torch.bmm(q[:, start:stop], k[:, :stop].mT)  # (n, block, stop)
+            scores = product(q[:, start:stop], k[:, :stop].mT, scale)  # (n, block, stop)
             # Adding -inf is several times faster than `masked_fill_` with a mask that broadcasts.
             scores[..., start:] += q.new_full((stop - start, stop - start), -math.inf).triu(1)
             patterns.append(scores.softmax(dim=-1))
             z[:, start:stop] = torch.bmm(patterns[-1], v[:, :stop])
         ctx.save_for_backward(q, k, v, z, *patterns)
+        ctx.scale = scale
         return z
 
     @staticmethod
@@ -95,9 +112,9 @@ class _CausalRows(torch.autograd.Function):
             rows, start = slice(start, stop), stop
             grad_v[:, :stop].baddbmm_(pattern.mT, grad[:, rows])
             grad_scores = torch.bmm(grad[:, rows], v[:, :stop].mT).sub_(mean[:, rows]).mul_(pattern)
-            grad_q[:, rows] = torch.bmm(grad_scores, k[:, :stop])
-            grad_k[:, :stop].baddbmm_(grad_scores.mT, q[:, rows])
-        return grad_q, grad_k, grad_v, None
+            grad_q[:, rows] = product(grad_scores, k[:, :stop], ctx.scale)
+            grad_k[:, :stop].baddbmm_(grad_scores.mT, q[:, rows], alpha=ctx.scale)
+        return grad_q, grad_k, grad_v, None, None
 
 
 def gelu(x):
@@ -115,19 +132,25 @@ def rms_norm(x, w, eps):
     return _RMSNorm.apply(x, w, eps)
 
 
-def causal_rows(q, k, v, block=64):
-    """Causal attention for short sequences, a block of queries at a time, with the keys they see.
+def causal_rows(q, k, v, scale, block=64):
+    """Causal attention for short sequences: a block of queries at a time, with the keys they see.
 
     Nearly half of a causal pattern is zeros; these are not computed. What is, is kept for the
     backward pass: faster than computing it again, but memory grows with the square of seq.
 
     Args:
-        q: Queries, scaled, (batch, n_heads, seq, d_head).
-        k, v: Keys and values, the same sizes.
+        q, k: Queries and keys, (batch, n_heads, seq, d_head).
+        v: Values, (batch, n_heads, seq, d_value).
+        scale: Factor of their dot products.
         block: Queries at a time.
 
     Returns:
         z, of the shape of v.
     """
     flat = (x.flatten(0, 1) for x in (q, k, v))  # (batch * n_heads, seq, d_head)
-    return _CausalRows.apply(*flat, block).unflatten(0, v.shape[:2])
+    return _CausalRows.apply(*flat, scale, block).unflatten(0, v.shape[:2])
+
+
+def product(a, b, scale):
+    """scale * a @ b for stacks of matrices, scaled within the product."""
+    return torch.baddbmm(a.new_empty(()), a, b, beta=0, alpha=scale)
