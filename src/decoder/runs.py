@@ -47,7 +47,7 @@ class Run:
 
 
 def new_model(settings):
-    """A fresh decoder with `config.json`'s `model` (sizes) and `architecture`; ValueError if not."""
+    """A fresh decoder, from `config.json`'s `model` (sizes) and `architecture`, or ValueError."""
     try:
         config = Config(**settings["model"])
     except (KeyError, TypeError, ValueError) as error:
