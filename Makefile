@@ -78,10 +78,10 @@ book: $(VENV)/book.stamp
 browser: $(VENV)/test.stamp
 	@$(PY) -m bookkit.browser </dev/null
 
-# Two files of tests at a time. Threads that wait for one another sleep: spinning, they would keep
+# Two tests at a time. Threads that wait for one another sleep: spinning, they would keep
 # the other process from working.
 test: $(VENV)/test.stamp browser
-	@OMP_WAIT_POLICY=passive $(PY) -m pytest -n 2 --dist loadfile </dev/null
+	@OMP_WAIT_POLICY=passive $(PY) -m pytest -n 2 --dist worksteal </dev/null
 
 lab: $(VENV)/book.stamp
 	@[ "$$(id -u)" != 0 ] || root=--allow-root; \
