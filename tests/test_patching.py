@@ -125,6 +125,14 @@ def test_hooks_are_gone_afterwards_also_after_an_exception():
     assert hooks(model) == 0 and torch.equal(model(TOKENS), plain)
 
 
+def test_what_came_before_stays_as_it_was():
+    model, left = decoder(), []
+    model.blocks[0].register_forward_hook(lambda module, args, out: left.append(out))
+    with patch(model, "resid", {(1, 3): 0}):
+        model(TOKENS)
+    assert left[0][:, 3].all()
+
+
 class DenseOnly(Block):
     def forward(self, resid, positions=None, cache=None):
         return resid + self.mlp(self.norm2(resid))
@@ -156,6 +164,12 @@ def test_bad_input_is_named():
     missing = patch(model, "attn_out", {(1, 2): 0})
     with missing, pytest.raises(ValueError, match=r"attn_out at \[\(1, 2\)\].*no `attn`"):
         model(TOKENS)
+    model.blocks[1] = Block(SIZES).double()
+    with patch(model, "attn_out", {(1, 2): 0}):
+        model(TOKENS)
+        model.blocks[1].forward = lambda resid, *_: resid  # the second pass is checked too
+        with pytest.raises(ValueError, match=r"attn_out at \[\(1, 2\)\]"):
+            model(TOKENS)
     with pytest.raises(ValueError, match=r"source of \(2, 7\) tokens, got \(2, 9\)"):
         patching_grid(model, TOKENS[:, :7], traced(model, OTHER), torch.sum)
 
