@@ -29,6 +29,18 @@ def test_singular_values_come_near_1_and_singular_vectors_stay(rows, columns, se
     assert (seen.diagonal()[large] > 0.6).all() and (seen.diagonal() < 1.3).all()
 
 
+@pytest.mark.parametrize("shape", [(5, 7), (5, 8), (8, 5), (5, 31), (31, 5)])
+@pytest.mark.parametrize("steps", [0, 1, 2, 5])
+def test_each_singular_value_takes_the_polynomial(shape, steps):
+    """Wide matrices are worked on through a smaller one; their singular values take the same."""
+    x = drawn(*shape)
+    u, values, v = torch.linalg.svd(x, full_matrices=False)
+    values = values / values.norm()
+    for _ in range(steps):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    torch.testing.assert_close(orthogonalise(x, steps), u * values @ v, rtol=1e-6, atol=1e-7)
+
+
 def test_more_steps_bring_smaller_ones_up():
     x = torch.diag(torch.tensor([1.0, 1e-4]))
     assert orthogonalise(x, steps=5)[1, 1] < 0.2 < 0.6 < orthogonalise(x, steps=9)[1, 1]

@@ -3,6 +3,7 @@
 from collections import defaultdict
 
 import torch
+from torch.optim.adamw import adamw
 
 # Odd polynomial a x + b x^3 + c x^5, chosen by Jordan et al. to lift small singular values fast.
 A, B, C = 3.4445, -4.7750, 2.0315
@@ -31,12 +32,36 @@ def orthogonalise(matrices, steps=5):
     if matrices.ndim < 2:
         raise ValueError(f"expected matrices, (..., rows, columns), got {tuple(matrices.shape)}")
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if tall else matrices  # the smaller side first: its products are cheaper
+    x = matrices.flatten(0, -3) if matrices.ndim > 2 else matrices[None]  # (n, rows, columns)
+    x = x.mT if tall else x  # the smaller side first: its products are cheaper
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # no singular value is above 1 now
-    for _ in range(steps):
-        gram = x @ x.mT  # (..., side, side)
-        x = A * x + (B * gram + C * gram @ gram) @ x
-    return x.mT if tall else x
+    if steps and x.shape[-1] > 1.5 * x.shape[-2]:
+        x = _in_small_products(x, steps)
+    else:
+        for _ in range(steps):
+            x = _factor(x @ x.mT) @ x
+    return (x.mT if tall else x).reshape(matrices.shape)
+
+
+def _factor(gram):
+    """A + B gram + C gram^2, (n, side, side): what a step multiplies x by, where gram = x x^T."""
+    factor = torch.baddbmm(gram, gram, gram, beta=B, alpha=C)
+    factor.diagonal(dim1=-2, dim2=-1).add_(A)
+    return factor
+
+
+def _in_small_products(x, steps):
+    """The same steps on x x^T alone, which is smaller than x if x is wide; x comes in at the end.
+
+    Factors and gram are polynomials of one symmetric matrix: symmetric, and in any order.
+    """
+    gram = x @ x.mT  # (n, side, side)
+    product = factor = _factor(gram)
+    for _ in range(steps - 1):
+        gram = factor @ gram @ factor  # of factor @ x
+        factor = _factor(gram)
+        product = factor @ product
+    return product @ x
 
 
 class Muon(torch.optim.Optimizer):
@@ -85,30 +110,40 @@ class Muon(torch.optim.Optimizer):
         for weight in weights:
             by_shape[weight.shape].append(weight)
         for (rows, columns), alike in by_shape.items():
-            steps = orthogonalise(torch.stack([self._ahead(w, group) for w in alike]))
-            for weight, step in zip(alike, steps, strict=True):
-                weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.sub_(step, alpha=group["lr"] * max(1, rows / columns) ** 0.5)
+            steps = orthogonalise(torch.stack(self._ahead(alike, group))).unbind()
+            torch._foreach_mul_(alike, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_add_(alike, steps, alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
 
-    def _ahead(self, weight, group):
-        """Nesterov's momentum: the gradient, and where the earlier ones lead."""
-        momentum = self._state(weight, "momentum")
-        momentum.mul_(group["momentum"]).add_(weight.grad)
-        return weight.grad + group["momentum"] * momentum
+    def _ahead(self, weights, group):
+        """Nesterov's momentum: the gradients, and where the earlier ones lead."""
+        gradients = [weight.grad for weight in weights]
+        momenta = [self._state(weight, "momentum") for weight in weights]
+        torch._foreach_mul_(momenta, group["momentum"])
+        torch._foreach_add_(momenta, gradients)
+        return torch._foreach_add(gradients, momenta, alpha=group["momentum"])
 
     def _adam(self, weights, group):
-        rate, (beta1, beta2) = group["lr"], group["betas"]
-        for weight in weights:
-            mean, square = self._state(weight, "mean"), self._state(weight, "square")
-            steps = self.state[weight].setdefault("steps", torch.zeros(()))
-            steps += 1  # a tensor, so that a checkpoint holds it
-            taken = steps.item()
-            mean.lerp_(weight.grad, 1 - beta1)
-            square.lerp_(weight.grad.square(), 1 - beta2)
-            mean_now, square_now = mean / (1 - beta1**taken), square / (1 - beta2**taken)
-            if weight.ndim >= 2:
-                weight.mul_(1 - rate * group["weight_decay"])
-            weight.sub_(rate * mean_now / (square_now.sqrt() + 1e-8))
+        for decay, chosen in (
+            (group["weight_decay"], [weight for weight in weights if weight.ndim >= 2]),
+            (0.0, [weight for weight in weights if weight.ndim < 2]),
+        ):
+            # The steps taken are tensors too, so that a checkpoint holds them.
+            adamw(
+                chosen,
+                [weight.grad for weight in chosen],
+                [self._state(weight, "mean") for weight in chosen],
+                [self._state(weight, "square") for weight in chosen],
+                [],
+                [self.state[weight].setdefault("steps", torch.zeros(())) for weight in chosen],
+                fused=True,
+                amsgrad=False,
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                lr=group["lr"],
+                weight_decay=decay,
+                eps=1e-8,
+                maximize=False,
+            )
 
     def _state(self, weight, name):
         state = self.state[weight]
