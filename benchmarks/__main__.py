@@ -23,6 +23,9 @@ def main(arguments=None):
     asked = _parser().parse_args(arguments)
     folder = results.FOLDER if asked.out is None else asked.out
     readme = README if asked.out is None else None
+    if not folder.is_dir():  # said before the run, not after it
+        print(f"benchmarks: there is no folder {folder}", file=sys.stderr)
+        return UNABLE
     if asked.accept:
         return accept(folder, readme)
     if asked.threads:

@@ -134,6 +134,25 @@ def test_nothing_is_written_where_a_picture_cannot_be_drawn(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_write_that_fails_leaves_the_record_as_it_was(tmp_path, monkeypatch):
+    results.write(ratios_only(training=2.0), tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("decoder.files.os.replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        results.write(ratios_only(training=3.0), tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_folder_that_is_not_there_is_said_before_anything_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(race, "run", None)
+    assert command.main(["--only", "race", "--out", str(tmp_path / "no")]) == command.UNABLE
+    assert capsys.readouterr().err == f"benchmarks: there is no folder {tmp_path / 'no'}\n"
+
+
 def test_each_part_is_drawn_and_twice_the_same(tmp_path):
     curves = dict(recipe=[(0.5, 2.0), (1.0, 1.9)], best=[(0.1, 1.9)])
     details = dict(
