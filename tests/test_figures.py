@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from nbval.plugin import get_sanitize_patterns
 from PIL import Image
 
-from bookkit import circuitsvis, describe, figures, lines, style
+from bookkit import circuitsvis, describe, figures, lines, static, style
 from bookkit.charts import spread
 from bookkit.check import name_of, visible
 
@@ -570,3 +570,15 @@ def test_description_of_many_tokens_stays_short():
     tokens = [f"token{i}" for i in range(128)]
     text = describe.attention(causal(40, 128), tokens, True)
     assert len(text) < 3500
+
+
+def test_one_cell_of_another_colour_keeps_it():
+    """A palette chosen by how much a colour fills turned a single orange cell grey."""
+    values = torch.rand(5, 64, generator=torch.Generator().manual_seed(0)) * 4
+    values[0, 45] = -2.6
+    tokens, names = list("abcdefgh" * 8), list("vwxyz")
+    picture = figures.token_values(tokens, values, names, caption="c", max_value=4)
+    shown = Image.open(io.BytesIO(picture.image.data)).convert("RGB")
+    red, _, blue = np.asarray(shown).astype(int).T
+    wanted = 255 * np.array(static.token_colour(-2.6, -4, 4))
+    assert (red - blue).max() > 0.9 * (wanted[0] - wanted[2])

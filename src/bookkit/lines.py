@@ -128,7 +128,7 @@ def _picture(lines):
         for number, line in enumerate(lines):
             if line:
                 _line(ax, sum(heights[:number]), room, *line)
-        return static.quietly(fig, tight=False)
+        return static.quietly(fig, tight=False, rounds=1)
 
 
 def _line(ax, top, column, name, tokens, values, limit):

@@ -26,7 +26,7 @@ class Image(NamedTuple):
         return f"data:{self.mime};base64,{base64.b64encode(self.data).decode('ascii')}"
 
 
-def draw(fig, dpi=style.DPI, colours=64, tight=True):
+def draw(fig, dpi=style.DPI, colours=64, tight=True, rounds=0):
     """Draw a matplotlib figure as a small PNG.
 
     Args:
@@ -34,6 +34,8 @@ def draw(fig, dpi=style.DPI, colours=64, tight=True):
         dpi: Dots per inch.
         colours: Size of the palette: a chart needs few colours, and a palette takes a fourth
             of the bytes of full colour.
+        rounds: Of k-means that move the palette to the colours of the picture: without any, a
+            colour that fills a single cell may turn grey.
         tight: Whether empty margins are cut off and what stands out of the figure is kept.
 
     Returns:
@@ -44,7 +46,8 @@ def draw(fig, dpi=style.DPI, colours=64, tight=True):
     fig.savefig(buffer, format="png", dpi=dpi, facecolor=style.CARD, bbox_inches=box)
     full = PillowImage.open(buffer).convert("RGB")
     small = io.BytesIO()
-    full.quantize(colours, dither=PillowImage.Dither.NONE).save(small, "png", optimize=True)
+    few = full.quantize(colours, kmeans=rounds, dither=PillowImage.Dither.NONE)
+    few.save(small, "png", optimize=True)
     return Image(small.getvalue(), "image/png", round(full.width * 96 / dpi))
 
 
