@@ -307,12 +307,12 @@ def test_more_numbers_than_a_piece_in_any_layout(ours, theirs):
     assert_close((y, gradient), expected, **close)
 
 
-@pytest.mark.parametrize("seq", [1, 5, 6, 11])
+@pytest.mark.parametrize("seq", [1, 5, 6])
 def test_causal_attention_by_rows(seq):
     torch.manual_seed(0)
-    q, k, v = drawn(2, 3, seq, 5), drawn(2, 3, seq, 5), drawn(2, 3, seq, 7)
+    q, k, v = drawn(1, 2, seq, 3), drawn(1, 2, seq, 3), drawn(1, 2, seq, 5)
     expected, _ = attention(q, k, v, causal_mask(seq, seq))
-    assert_close(causal_rows(q, k, v, 5**-0.5, block=3), expected, **close)
+    assert_close(causal_rows(q, k, v, 3**-0.5, block=3), expected, **close)
     assert torch.autograd.gradcheck(lambda q, k, v: causal_rows(q, k, v, 0.7, block=3), (q, k, v))
 
 
