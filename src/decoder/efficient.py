@@ -60,8 +60,9 @@ class FusedAttend(LazyMask):
         q, k, scale = as_dot_product(self.score, q, k)
         if causal and q.shape == k.shape and q.shape[:-1] == v.shape[:-1] and rows_are_faster(q):
             return causal_rows(q, k, v, scale), None
-        lead = torch.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
-        q, k, v = (x.expand(*lead, *x.shape[-2:]) for x in (q, k, v))
+        if not q.shape[:-2] == k.shape[:-2] == v.shape[:-2]:  # `broadcast_shapes` is slow
+            lead = torch.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+            q, k, v = (x.expand(*lead, *x.shape[-2:]) for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale), None
 
 
@@ -166,7 +167,7 @@ def fuse(model):
 
 def linear(x, W, b):
     """x @ W + b in one product: (..., rows), (rows, columns), (columns,) -> (..., columns)."""
-    return torch.addmm(b, x.flatten(0, -2), W).unflatten(0, x.shape[:-1])
+    return torch.addmm(b, x.reshape(-1, x.shape[-1]), W).view(*x.shape[:-1], W.shape[1])
 
 
 def rows_are_faster(q):
@@ -195,6 +196,8 @@ def _additive(mask, bias, q, k):
     if callable(mask):
         # The last query sees every key: it alone needs no mask.
         mask = None if mask is causal_mask and seq_q == 1 else mask(seq_q, seq_k)
+    if mask is None and bias is None:
+        return None
     lead = torch.broadcast_shapes(q.shape[:-2], k.shape[:-2])
     scores = q.new_empty(()).expand(*lead, seq_q, seq_k)  # their shape, without their memory
     if mask is not None:
