@@ -2,12 +2,14 @@
 
 import statistics
 import time
+from copy import deepcopy
 
 import torch
 
 from benchmarks.measure import alternate, ratios, row
 from benchmarks.peers import Incomparable, transformers_gpt2
 from decoder import Config, Decoder
+from decoder.efficient import fuse
 from decoder.generate import generate, stream
 
 D_VOCAB, PROMPT = 65, 32
@@ -41,14 +43,10 @@ def sharp(config):
 
 
 def _one(model, batch, rounds, asked):
-    from decoder.efficient import fuse
-
     new = model.config.n_ctx - PROMPT
     tokens = torch.randint(D_VOCAB, (batch, PROMPT), generator=torch.Generator().manual_seed(0))
-    fused = Decoder(model.config).eval()
-    fused.load_state_dict(model.state_dict())
     writers = {
-        "this project, fused kernels": ours(fuse(fused), tokens, new),
+        "this project, fused kernels": ours(fuse(deepcopy(model)), tokens, new),
         "this project, plain pieces": ours(model, tokens, new),
         "transformers, sdpa": theirs(model, "sdpa", tokens, new),
         "transformers, eager": theirs(model, "eager", tokens, new),
@@ -101,8 +99,6 @@ def check_same(model, ids, expected, name):
 
 def late_over_early(rounds, quick):
     """Seconds for a token around position 900 over those around position 100."""
-    from decoder.efficient import fuse
-
     early, late, around = (10, 90, 5) if quick else (EARLY, LATE, AROUND)
     torch.manual_seed(0)
     model = fuse(Decoder(Config(D_VOCAB, 128 if quick else 1024, 128, 4, 4)).eval())

@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.measure import alternate, ratios, row
 from benchmarks.peers import Incomparable
 from decoder.attention import Attend, causal_mask
+from decoder.blockwise import BlockwiseAttend
 
 N_HEADS, D_HEAD = 4, 32
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
@@ -61,10 +63,6 @@ def child(way, seq, rounds=1):
 
 def ways():
     """name -> a function (q, k, v) -> z, causal."""
-    from torch.nn.functional import scaled_dot_product_attention
-
-    from decoder.blockwise import BlockwiseAttend
-
     attend, blockwise = Attend(), BlockwiseAttend()
 
     def plain(q, k, v):

@@ -14,7 +14,8 @@ import torch
 from benchmarks.measure import row
 from benchmarks.peers import Incomparable, count
 from decoder import Config, Decoder
-from decoder.batches import numbered_generator, split, windows
+from decoder.batches import random_windows, split, windows
+from decoder.efficient import fuse
 from decoder.loss import evaluate
 from decoder.modern import modernise
 from decoder.optim import muon
@@ -54,17 +55,13 @@ def cosine(step, recipe, lowest=0.1, warmup=100):
     return lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def fused(model):
-    """Torch's fused kernels, for both: what is compared is the recipe."""
-    from decoder.efficient import fuse
-
-    return fuse(model)
-
-
 def published(steps=2000, every=100):
-    """What nanoGPT's README says for a CPU; betas 0.9 and 0.99 are those of `adamw`."""
+    """What nanoGPT's README says for a CPU; betas 0.9 and 0.99 are those of `adamw`.
+
+    Both contestants have torch's fused kernels: what is compared is the recipe.
+    """
     recipe = Recipe(steps=steps, learning_rate=1e-3, weight_decay=0.1, clip=1.0)
-    return Contest(fused, recipe, batch=12, every=every, how=dict(schedule=cosine))
+    return Contest(fuse, recipe, batch=12, every=every, how=dict(schedule=cosine))
 
 
 def nimble(model, recipe):
@@ -81,7 +78,7 @@ def best(steps=210, every=10):
         steps=steps, learning_rate=0.02, warmup=0.0, cooldown=0.8, weight_decay=0.0, clip=1.0
     )
     how = dict(optimizer=nimble, schedule=trapezoid)
-    return Contest(lambda model: fused(modernise(model)), recipe, batch=12, every=every, how=how)
+    return Contest(lambda model: fuse(modernise(model)), recipe, batch=12, every=every, how=how)
 
 
 def run(rounds=5, quick=False):
@@ -133,7 +130,7 @@ def trained(seed, contest, d_vocab, learnt, judged, line=-math.inf):
     torch.manual_seed(seed)
     model = contest.pieces(Decoder(Config(d_vocab, **SIZES)))
     check_budget(model)
-    batches = drawn(learnt, SIZES["n_ctx"], contest.batch, seed)
+    batches = random_windows(learnt, SIZES["n_ctx"], contest.batch, seed)
     training = Training(model, batches, contest.recipe, **contest.how)
     some = tuple(x[:: max(1, len(x) // SUBSET)] for x in judged)
     seconds, curve = 0.0, []
@@ -154,18 +151,6 @@ def check_budget(model):
     """Raises Incomparable: the model has more than the parameters that both may have."""
     if not 0.95 * BUDGET <= count(model) <= 1.01 * BUDGET + 8_000:
         raise Incomparable(f"expected about {BUDGET:,.0f} parameters, got {count(model):,}")
-
-
-def drawn(ids, n_ctx, batch, seed):
-    """Random windows, as nanoGPT draws them: `batches(step)` for `Training`."""
-    pieces = ids.unfold(0, n_ctx + 1, 1)  # (n_tokens - n_ctx, n_ctx + 1), a view
-
-    def batches(step):
-        rows = torch.randint(len(pieces), (batch,), generator=numbered_generator(seed, step))
-        chosen = pieces[rows]
-        return chosen[:, :-1], chosen[:, 1:]
-
-    return batches
 
 
 def _details(seeds, judged):

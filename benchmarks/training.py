@@ -1,6 +1,7 @@
 """A step of training at equal architecture: forward, backward and optimiser, nothing else."""
 
 import os
+from copy import deepcopy
 
 import torch
 from torch.nn import functional as F
@@ -8,6 +9,7 @@ from torch.nn import functional as F
 from benchmarks import peers
 from benchmarks.measure import alternate, ratios, row
 from decoder import Config, Decoder
+from decoder.efficient import fuse
 from decoder.loss import cross_entropy
 from decoder.train import Recipe, adamw
 
@@ -58,18 +60,16 @@ def contestants(model, folder=None):
     Returns:
         name -> (module, a function (tokens, targets) -> loss, how far its loss may be from ours).
     """
-    from decoder.efficient import fuse
 
-    def ours(other):
-        other.load_state_dict(model.state_dict())
-        return other, lambda tokens, targets: cross_entropy(other(tokens), targets), SAME_LOSS
+    def ours(copy):
+        return copy, lambda tokens, targets: cross_entropy(copy(tokens), targets), SAME_LOSS
 
     def theirs(module, near=SAME_LOSS):
         return module, lambda tokens, targets: _loss(module.logits(tokens), targets), near
 
     built = {
-        FUSED: ours(fuse(Decoder(model.config))),
-        PLAIN: ours(Decoder(model.config)),
+        FUSED: ours(fuse(deepcopy(model))),
+        PLAIN: ours(deepcopy(model)),
         "transformers, eager": theirs(peers.transformers_gpt2(model, "eager")),
         "transformers, sdpa": theirs(peers.transformers_gpt2(model, "sdpa")),
         "x-transformers": theirs(peers.x_transformers(model)),

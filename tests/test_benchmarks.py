@@ -281,15 +281,6 @@ def test_nanogpts_schedule():
     assert shares[:101] == sorted(shares[:101]) and shares[100:] == sorted(shares[100:])[::-1]
 
 
-def test_windows_are_drawn_from_all_of_the_text():
-    ids = torch.arange(40)
-    batches = race.drawn(ids, n_ctx=5, batch=200, seed=0)
-    inputs, targets = batches(3)
-    assert torch.equal(targets, inputs + 1) and inputs.shape == (200, 5)
-    assert inputs[:, 0].min() == 0 and targets[:, -1].max() == 39
-    assert torch.equal(batches(3)[0], inputs) and not torch.equal(batches(4)[0], inputs)
-
-
 def test_both_contestants_are_of_the_agreed_size():
     for contest in (race.published(), race.best()):
         race.check_budget(contest.pieces(Decoder(Config(65, **race.SIZES))))

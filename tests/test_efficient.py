@@ -115,6 +115,25 @@ def test_a_fused_decoder_goes_on_from_a_cache(make, split):
 
 
 @every_model
+def test_weights_joined_for_a_cache_are_good_as_long_as_its_keys(make):
+    """A new cache, and one that was cleared, see weights that have changed since."""
+    model, old = fuse(make()), KeyValueCache(CONFIG)
+    with torch.no_grad():
+        model(TOKENS, old)
+        for weight in model.parameters():
+            weight += 0.1 * torch.randn_like(weight)
+        old.clear()
+        expected = model(TOKENS)
+        for cache in (old, KeyValueCache(CONFIG)):
+            assert_close(model(TOKENS, cache), expected, **close)
+            # Nothing is joined twice for one cache.
+            assert cache[0].joined is not None
+            joined = cache[0].joined
+            model(TOKENS[:, :1], cache)
+            assert cache[0].joined is joined
+
+
+@every_model
 def test_a_fused_decoder_writes_the_same(make):
     how = dict(max_new_tokens=20, temperature=0)
     assert torch.equal(generate(fuse(make()), TOKENS, **how), generate(make(), TOKENS, **how))

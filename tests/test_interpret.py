@@ -361,6 +361,16 @@ def test_every_forward_pass_is_ablated():
         assert torch.equal(model(TOKENS), model(TOKENS))
 
 
+def test_each_forward_pass_has_to_ablate_by_itself():
+    """What the first one did does not count for the second."""
+    model = Decoder(Config(17, 9, 8, 2, 2))
+    with ablate_heads(model, {(1, 0): 0}):
+        model(TOKENS)
+        model.blocks[1].attn.attend = Attend()  # without the hook
+        with pytest.raises(ValueError, match=r"expected to replace heads \[\(1, 0\)\]"):
+            model(TOKENS)
+
+
 def test_a_shared_block_is_ablated_in_one_layer_only():
     model = decoder()
     share_the_block(model)

@@ -18,6 +18,7 @@ from decoder.train import (
     cross_entropy,
     evaluate,
     fresh,
+    random_windows,
     shuffled,
     split,
     train,
@@ -103,6 +104,17 @@ def test_what_does_not_fill_a_batch_gets_its_turn_later():
     }  # fmt: skip
 
 
+def test_random_windows_begin_anywhere_and_the_step_fixes_them():
+    batch = random_windows(torch.arange(40), n_ctx=5, batch_size=200, seed=2)
+    inputs, targets = batch(3)
+    assert torch.equal(targets, inputs + 1) and inputs.shape == (200, 5)
+    assert set(inputs[:, 0].tolist()) == set(range(35))  # the last target is the last token
+    assert torch.equal(inputs, inputs[:, :1] + torch.arange(5))
+    assert torch.equal(batch(3)[0], inputs) and not torch.equal(batch(4)[0], inputs)
+    assert not torch.equal(random_windows(torch.arange(40), 5, 200, seed=1)(3)[0], inputs)
+    assert random_windows(torch.arange(6), 5, 2)(0)[1].tolist() == [[1, 2, 3, 4, 5]] * 2
+
+
 def test_batches_depend_on_seed_and_step_alone():
     torch.manual_seed(1)
     one, other = batches(seed=3), batches(seed=3)
@@ -142,6 +154,11 @@ BAD_BATCHES = {
     "too short": (
         lambda: windows(counting(7), 7),
         r"at least 8 tokens \(n_ctx=7 and the one that follows\), got 7",
+    ),
+    "random, too short": (lambda: random_windows(counting(7), 7, 2), "at least 8 tokens"),
+    "random, batch_size 0": (
+        lambda: random_windows(counting(), 7, 0),
+        "batch_size of at least 1, got 0",
     ),
     "shapes differ": (
         lambda: shuffled(torch.zeros(3, 5), torch.zeros(3, 4), 1),

@@ -132,16 +132,12 @@ def _picture(lines):
 
 
 def _line(ax, top, column, name, tokens, values, limit):
-    text = {"family": "DejaVu Sans Mono", "va": "center"}
     if name:
         shown = name_of(name, static.LABEL)
-        ax.text(0.1, top + 0.52, shown, color=style.QUIET, fontsize=9, **text)
+        ax.text(0.1, top + 0.52, shown, color=style.QUIET, fontsize=9, **static.MONO)
     for token, value in zip(tokens, values, strict=True):
-        shown = static.short(token)
         colour = static.token_colour(value, -limit, limit)
-        box = {"facecolor": colour, "edgecolor": "#d0d0d0"}
-        ax.add_patch(static.rectangle(column, top, len(shown), box))
-        ax.text(column + 0.1, top + 0.52, shown, fontsize=10.5, **text)
+        static.draw_token(ax, column, top, static.short(token), colour)
         column += _width(token)
 
 

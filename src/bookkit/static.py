@@ -15,6 +15,7 @@ from bookkit.picture import draw
 
 LABEL = 18  # characters of a token beside an axis; the text alternative has all of it
 LINE = 0.125  # inches that a line of labels takes
+MONO = {"family": "DejaVu Sans Mono", "va": "center"}
 MASKED = "#c8c8c8"  # the colour that CircuitsVis gives to what lies after the query
 # A token is no formula, whatever dollars and backslashes it holds.
 STYLE = {**style.HOUSE, "text.parse_math": False, "axes.grid": False}
@@ -152,17 +153,15 @@ def tokens_picture(tokens, values, low, high):
         ax = fig.add_axes((0, 0, 1, 1), xlim=(0, per_line), ylim=(lines, 0))
         ax.set_axis_off()
         for (column, line, text), value in zip(places, values, strict=True):
-            box = {"facecolor": token_colour(value, low, high), "edgecolor": "#d0d0d0"}
-            ax.add_patch(rectangle(column, line, len(text), box))
-            ax.text(
-                *(column + 0.1, line + 0.52, text),
-                **{"family": "DejaVu Sans Mono", "fontsize": 10.5, "va": "center"},
-            )
+            draw_token(ax, column, line, text, token_colour(value, low, high))
         return quietly(fig, tight=False)
 
 
-def rectangle(column, line, width, box):
-    return Rectangle((column, line + 0.08), width + 0.2, 0.84, linewidth=0.7, **box)
+def draw_token(ax, column, line, text, colour):
+    """Put a token on its colour; x counts characters, y lines."""
+    size, box = (len(text) + 0.2, 0.84), {"facecolor": colour, "edgecolor": "#d0d0d0"}
+    ax.add_patch(Rectangle((column, line + 0.08), *size, linewidth=0.7, **box))
+    ax.text(column + 0.1, line + 0.52, text, fontsize=10.5, **MONO)
 
 
 def token_colour(value, low, high):

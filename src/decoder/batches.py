@@ -54,17 +54,39 @@ def windows(ids, n_ctx):
 
     Built in chapters/11-shakespeare.
     """
-    if not isinstance(ids, torch.Tensor) or ids.dtype != torch.int64 or ids.ndim != 1:
-        raise ValueError(f"expected ids as an int64 tensor of (n_tokens,), got {described(ids)}")
-    if n_ctx < 1:
-        raise ValueError(f"expected n_ctx of at least 1, got {n_ctx}")
-    if len(ids) < n_ctx + 1:
-        raise ValueError(
-            f"expected at least {n_ctx + 1} tokens (n_ctx={n_ctx} and the one that follows), "
-            f"got {len(ids)}"
-        )
+    _check_ids(ids, n_ctx)
     used = (len(ids) - 1) // n_ctx * n_ctx
     return ids[:used].view(-1, n_ctx), ids[1 : used + 1].view(-1, n_ctx)
+
+
+def random_windows(ids, n_ctx, batch_size, seed=0):
+    """Batches of windows that begin anywhere, each as likely as any other; so they overlap.
+
+    Args:
+        ids: (n_tokens,), int64, at least n_ctx + 1 of them.
+        n_ctx: Length of a window.
+        batch_size: Windows in a batch.
+        seed: Fixes all batches, and nothing else does.
+
+    Returns:
+        `batch(step)`, which gives inputs and targets of (batch_size, n_ctx), each target the
+        token that follows. The same step gives the same batch.
+
+    Raises:
+        ValueError: as `windows`; batch_size is below 1.
+
+    Built in chapters/11-shakespeare.
+    """
+    _check_ids(ids, n_ctx)
+    if batch_size < 1:
+        raise ValueError(f"expected batch_size of at least 1, got {batch_size}")
+    every = ids.unfold(0, n_ctx + 1, 1)  # (n_tokens - n_ctx, n_ctx + 1), a view
+
+    def drawn(generator):
+        rows = every[torch.randint(len(every), (batch_size,), generator=generator)]
+        return rows[:, :-1], rows[:, 1:]
+
+    return fresh(drawn, seed)
 
 
 def shuffled(inputs, targets, batch_size, seed=0):
@@ -119,3 +141,15 @@ def numbered_generator(seed, number):
     """A random generator that is fixed by two whole numbers, say a run's seed and its step."""
     # torch keeps only the lowest 32 bits of a seed, so that seed * 2**32 + number would forget it.
     return torch.Generator().manual_seed(zlib.crc32(f"{seed} {number}".encode()))
+
+
+def _check_ids(ids, n_ctx):
+    if not isinstance(ids, torch.Tensor) or ids.dtype != torch.int64 or ids.ndim != 1:
+        raise ValueError(f"expected ids as an int64 tensor of (n_tokens,), got {described(ids)}")
+    if n_ctx < 1:
+        raise ValueError(f"expected n_ctx of at least 1, got {n_ctx}")
+    if len(ids) < n_ctx + 1:
+        raise ValueError(
+            f"expected at least {n_ctx + 1} tokens (n_ctx={n_ctx} and the one that follows), "
+            f"got {len(ids)}"
+        )

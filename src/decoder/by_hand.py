@@ -74,7 +74,7 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad, into_w=True):
+    def backward(ctx, grad):
         x, w, inverse = ctx.saved_tensors
         unit = x * inverse  # (..., d_model), of mean square 1
         product = grad * unit

@@ -17,6 +17,8 @@ class LayerCache:
         self.n_ctx = n_ctx
         self.length = 0
         self.k = self.v = None
+        # Weights that a fast twin rearranged: good as long as the keys, which came from them.
+        self.joined = None
 
     def append(self, k, v):
         """Add the keys and values of the next positions.
@@ -90,7 +92,7 @@ class KeyValueCache:
     def clear(self):
         """Forget all positions; the memory is kept."""
         for layer in self.layers:
-            layer.length = 0
+            layer.length, layer.joined = 0, None
 
     def reorder(self, rows):
         """Let row i of the batch go on from what was row rows[i], as beam search needs it.

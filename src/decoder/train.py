@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import torch
 
-from decoder.batches import fresh, shuffled, split, windows
+from decoder.batches import fresh, random_windows, shuffled, split, windows
 from decoder.checks import check_sizes
 from decoder.loss import bits_per_character, cross_entropy, evaluate
 from decoder.progress import progress_bar
 
 __all__ = ["Recipe", "Training", "adamw", "bits_per_character", "cross_entropy", "evaluate"]
-__all__ += ["fresh", "shuffled", "split", "train", "trapezoid", "watch", "windows"]
+__all__ += ["fresh", "random_windows", "shuffled", "split", "train", "trapezoid", "watch"]
+__all__ += ["windows"]
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """Ablation: what would the model say if a head said something else?"""
 
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import torch
 
-from decoder.interpret.trace import MISSING, distinct, pieces_at
+from decoder.interpret.trace import pieces_at
+from decoder.interpret.walk import walk
 
 
 @contextmanager
@@ -36,37 +37,19 @@ def ablate_heads(model, replacements):
             raise ValueError(
                 f"expected layer below {n_layers} and head below {n_heads}, got {(layer, head)}"
             )
-    layer, replaced = -1, set()
-
-    def begin(module, args):
-        nonlocal layer
-        layer = -1
-
-    def enter(module, args):
-        nonlocal layer
-        layer += 1
 
     def replace(module, args, out):
         z, pattern = out
         z = z.clone()
-        for (at, head), value in replacements.items():
-            if at == layer:
+        for (layer, head), value in replacements.items():
+            if layer == at.layer:
                 z[:, head] = fitted(value, z[:, head])
-                replaced.add((at, head))
+                at.done.add((layer, head))
         return z, pattern
 
-    def end(module, args, out):
-        if missed := replacements.keys() - replaced:
-            raise ValueError(f"expected to replace heads {sorted(missed)}: {MISSING['z']}")
-
-    with ExitStack() as stack:
-        stack.callback(model.register_forward_pre_hook(begin).remove)
-        stack.callback(model.register_forward_hook(end).remove)
-        for block in distinct(model.blocks):
-            stack.callback(block.register_forward_pre_hook(enter).remove)
+    with walk(model, replacements.keys(), "replace heads", "z") as at:
         for attend in pieces_at(model, "attn", "attend"):
-            # First of the hooks, so that `capture` reads what the rest of the model gets.
-            stack.callback(attend.register_forward_hook(replace, prepend=True).remove)
+            at.after(attend, replace)
         yield
 
 

@@ -47,8 +47,8 @@ def head_scores(model, tokens):
     with capture(model) as trace:
         model(tokens)
     kinds = {
-        "previous": lambda pattern: previous_token_score(pattern),
-        "first": lambda pattern: first_token_score(pattern),
+        "previous": previous_token_score,
+        "first": first_token_score,
         "duplicate": lambda pattern: duplicate_token_score(pattern, tokens),
         "induction": lambda pattern: induction_score(pattern, tokens),
     }

@@ -1,11 +1,12 @@
 """Activation patching: which place holds what makes the difference between two texts?"""
 
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import torch
 
 from decoder.interpret.ablation import fitted
-from decoder.interpret.trace import MISSING, distinct, pieces_at
+from decoder.interpret.trace import distinct, pieces_at
+from decoder.interpret.walk import walk
 
 PATCHED = ("resid", "attn_out", "mlp_out")
 
@@ -37,50 +38,35 @@ def patch(model, name, replacements):
     Source: Meng et al. 2022, section 2.1 (causal tracing). Built in chapters/14-residual.
     """
     _check(model, name, replacements)
-    layer, done = -1, set()
 
-    def put(at, x):
-        places = [place for place in replacements if place[0] == at]
+    def put(layer, x):
+        places = [place for place in replacements if place[0] == layer]
         x = x.clone() if places else x
         for place in places:
             if place[1] >= x.shape[1]:
                 raise ValueError(f"expected a position below {x.shape[1]}, got {place}")
             x[:, place[1]] = fitted(replacements[place], x[:, place[1]])
-            done.add(place)
+            at.done.add(place)
         return x
 
-    def begin(module, args):
-        nonlocal layer
-        layer = -1
-        done.clear()
-
     def enter(module, args):
-        nonlocal layer
-        layer += 1
-        return (put(layer, args[0]), *args[1:]) if name == "resid" else None
+        return (put(at.layer + 1, args[0]), *args[1:])  # it is not counted yet
 
     def leave(module, args, out):
         # What leaves any other block is replaced where it enters the next.
-        return put(layer + 1, out) if layer == len(model.blocks) - 1 else None
+        return put(at.layer + 1, out) if at.layer == len(model.blocks) - 1 else None
 
     def write(module, args, out):
-        return put(layer, out)
+        return put(at.layer, out)
 
-    def end(module, args, out):
-        if missed := replacements.keys() - done:
-            raise ValueError(f"expected to patch {name} at {sorted(missed)}: {MISSING[name]}")
-
-    pieces, hook = distinct(model.blocks), leave
-    if name != "resid":
-        pieces, hook = pieces_at(model, name.removesuffix("_out")), write
-    with ExitStack() as stack:
-        stack.callback(model.register_forward_pre_hook(begin).remove)
-        stack.callback(model.register_forward_hook(end).remove)
-        for block in distinct(model.blocks):
-            # First of the hooks, so that `capture` reads what the rest of the model gets.
-            stack.callback(block.register_forward_pre_hook(enter, prepend=True).remove)
-        for piece in pieces:
-            stack.callback(piece.register_forward_hook(hook, prepend=True).remove)
+    with walk(model, replacements.keys(), f"patch {name} at", name) as at:
+        if name == "resid":
+            for block in distinct(model.blocks):
+                at.before(block, enter)
+                at.after(block, leave)
+        else:
+            for piece in pieces_at(model, name.removesuffix("_out")):
+                at.after(piece, write)
         yield
 
 
