@@ -1,9 +1,12 @@
 """The stored notebooks: they are their chapters, and running them again gives the same."""
 
+import ast
 import copy
 import os
+import re
 import subprocess
 import sys
+import textwrap
 import xml.etree.ElementTree as ElementTree
 
 import nbformat
@@ -13,6 +16,7 @@ from bookkit import sync
 from bookkit.notebook import differences, plan, write
 from bookkit.outputs import ROOT, clean
 from bookkit.pages import pages
+from bookkit.source import without_docstrings
 
 CHAPTERS = sync.find([])
 IDS = [chapter.stem for chapter in CHAPTERS]
@@ -21,6 +25,7 @@ NOT_COMPARED = {"image/png", "image/jpeg"}
 LONGEST_CELL = 20  # lines; about 12 is the aim
 LONGEST_FOLDED = 32  # a figure is drawn in one cell, and its text alternative takes lines
 MINUTES = 15
+SHOWN = r"^`(src/\S+)`\n\n(?:`{3,})python\n(.*?)\n`{3,}$"  # what `show_code` leaves
 
 # Each chapter is run once, on one thread or on two in turn: a run takes about a minute.
 # THREADS="1 2 4" runs each on each.
@@ -92,6 +97,45 @@ def test_cells_are_short(chapter):
 @each_chapter
 def test_the_notebook_can_be_opened_quickly(chapter):
     assert chapter.with_suffix(".ipynb").stat().st_size <= sync.LARGE
+
+
+def definitions():
+    """Every function and class of `src`, with its file, as the chapters show it."""
+    found = set()
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        text = path.read_text("utf-8")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                first = min([node, *node.decorator_list], key=lambda part: part.lineno).lineno
+                lines = text.splitlines(keepends=True)[first - 1 : node.end_lineno]
+                code = textwrap.dedent("".join(lines)).rstrip()
+                file = path.relative_to(ROOT).as_posix()
+                found |= {(file, code), (file, without_docstrings(code))}
+    return found
+
+
+@pytest.fixture(scope="module")
+def known():
+    return definitions()
+
+
+def shown(notebook):
+    """The code of `src` that a stored notebook shows, each with the file that it names."""
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            text = output.get("data", {}).get("text/markdown", "")
+            yield from re.findall(SHOWN, text, re.S | re.M)
+
+
+@each_chapter
+def test_the_code_that_is_shown_is_that_of_src(chapter, known):
+    """What nbval would find too, but only after it has run the chapter."""
+    for file, code in shown(stored(chapter)):
+        assert (file, code) in known, f"{file} has changed: make sync CHAPTER={chapter.stem[:2]}"
+
+
+def test_chapters_show_code():
+    assert sum(len(list(shown(stored(chapter)))) for chapter in CHAPTERS) > len(CHAPTERS)
 
 
 def run_nbval(notebook, threads, folder):
