@@ -25,7 +25,7 @@ help:
 	@echo "make lab               open the chapters in JupyterLab"
 	@echo "make sync              run the chapters and store them as notebooks"
 	@echo "make sync CHAPTER=02   only this one"
-	@echo "make bench             this project against its peers, on this machine: about half an hour"
+	@echo "make bench             this project against its peers, on this machine: some 35 minutes"
 	@echo "make bench ONLY=race   only this part: training, race, generation or memory"
 	@echo "make clean             remove what was built; .venv stays (delete it by hand)"
 

@@ -72,7 +72,7 @@ def nimble(model, recipe):
     return optimizer
 
 
-def best(steps=210, every=10):
+def best(steps=235, every=5):
     """This project's: the pieces of `modern`, Muon, a trapezoid."""
     recipe = Recipe(
         steps=steps, learning_rate=0.02, warmup=0.0, cooldown=0.8, weight_decay=0.0, clip=1.0

@@ -146,7 +146,7 @@ def _numbers(row):
 
 def _alt(part, results):
     best = "; ".join(
-        f"{row['work']}: {row['name']} {row['median']:.2g}"
+        f"{row['work']}: {row['name']} {row['median']:.3g}"
         for row in results["rows"]
         if row["asked"] is not None
     )
