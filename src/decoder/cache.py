@@ -67,6 +67,7 @@ class KeyValueCache:
     Args:
         config: `Config`; n_layers and n_ctx are used.
 
+    It is good for one model, and for its weights as they are: `clear` it when they change.
     Gradients are not meant to flow through it: use it within `torch.no_grad()`.
 
     Built in chapters/12-generation.
@@ -85,7 +86,7 @@ class KeyValueCache:
 
     @property
     def n_bytes(self):
-        """Memory held, in bytes: 0 before the first tokens, then what `cache_bytes` predicts."""
+        """Memory of keys and values, in bytes: 0 before the first tokens, then `cache_bytes`."""
         buffers = [x for layer in self.layers for x in (layer.k, layer.v) if x is not None]
         return sum(x.numel() * x.element_size() for x in buffers)
 
